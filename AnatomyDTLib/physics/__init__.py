@@ -1,0 +1,1 @@
+"""The equation and its solution: operators, implicit solves, projection, reaction, treatments, stepping."""
