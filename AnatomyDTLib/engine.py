@@ -5,12 +5,18 @@ Nothing here knows of files, of a scene or of a terminal. torch is imported when
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .plan import Plan
+from . import __version__
+from .plan import Plan, Radiotherapy, Surgery
+
+# Beyond this the parameters' sources say nothing; the forecast is made all the same, with a warning.
+LONG_HORIZON_DAYS = 730.0
 
 
 class ForecastError(ValueError):
@@ -52,8 +58,6 @@ def forecast(
     *,
     maps: Mapping[str, np.ndarray] | None = None,
     tensor: np.ndarray | None = None,
-    weights: str | None = None,
-    images: Mapping[str, np.ndarray] | None = None,
     device: str = "auto",
     probabilities: bool = False,
     progress: Callable[[float, str], None] | None = None,
@@ -64,8 +68,195 @@ def forecast(
     labels: (Y, X) or (Z, Y, X) whole numbers, indices into plan.anatomy.tissues
     spacing_mm: voxel size in mm, in the order of the array's axes (so (z, y, x) for a volume)
     maps: the arrays that the plan's treatments name (resection regions, dose in Gy), shape of labels
-    device: "auto", "cpu" or "cuda"
+    tensor: diffusion tensor (ndim, ndim, *S) in the axes of the array, any unit; it gives the direction of the tumor's
+        diffusion, the tissue gives its mean
+    device: "auto" (CUDA where there is one), "cpu" or "cuda"
+    probabilities: also return the tumor's probability
     progress: called with a fraction in 0..1 and a text; cancelled: polled every step
     Raises ForecastError (a ValueError) for a user's mistake, Cancelled when told to stop.
     """
-    raise NotImplementedError
+    labels, spacing_mm = _checked(labels, spacing_mm, plan)
+    maps = _checked_maps(plan, maps or {}, labels.shape)
+    tensor = _checked_tensor(tensor, labels.shape)
+    warnings = _warnings(labels, plan)
+    import torch
+
+    chosen = _device(device, torch)
+    request = (labels, spacing_mm, plan, maps, tensor)
+    try:
+        return _run(request, chosen, probabilities, progress, cancelled, warnings)
+    except (torch.OutOfMemoryError, MemoryError):
+        if chosen == "cpu":
+            raise ForecastError("there is not enough memory for this forecast: crop the image or use larger voxels") from None
+    torch.cuda.empty_cache()
+    warnings.append("the GPU ran out of memory, so the forecast was computed on the CPU")
+    return _run(request, "cpu", probabilities, progress, cancelled, warnings)
+
+
+def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
+    import torch
+
+    from .physics.assembly import assemble
+    from .physics.stepping import integrate
+    from .state import labels_of
+
+    labels, spacing_mm, plan, maps, tensor = request
+    began = time.perf_counter()
+    if progress is not None:
+        progress(0.0, "preparing")
+    with torch.no_grad():
+        p, equation, course = assemble(plan, labels, spacing_mm, maps, tensor, device)
+        prepared = time.perf_counter()
+        tumors = list(plan.anatomy.tumors)
+        frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
+        tumor = np.zeros(frames.shape, np.float16) if probabilities else None
+        current = labels.copy()
+        shown = [0]
+
+        def report(day, state, box):
+            if day > 0:
+                current[box] = labels_of(state[0].cpu().numpy(), plan.anatomy)
+            frames[shown[0]] = current
+            if tumor is not None:
+                tumor[shown[0]] = tumor[max(shown[0] - 1, 0)]
+                tumor[(shown[0], *box)] = state[0, tumors].sum(0).cpu().numpy()
+            shown[0] += 1
+
+        def told(fraction, day):
+            if progress is not None:
+                progress(fraction, f"day {day:.4g} of {plan.days[-1]:.4g}")
+
+        if tumor is not None:
+            tumor[0] = p[0, tumors].sum(0).cpu().numpy()
+        try:
+            _, ran = integrate(p, equation, course, report=report, progress=told, cancelled=cancelled)
+        except InterruptedError:
+            raise Cancelled("the forecast was cancelled") from None
+    finished = time.perf_counter()
+    counts = np.stack([np.bincount(frame.ravel(), minlength=len(plan.anatomy)) for frame in frames])
+    voxel_ml = math.prod(spacing_mm) / 1000.0  # a 2D voxel counts as 1 mm thick
+    run = {
+        "version": __version__, "torch": torch.__version__, "device": _device_name(device, torch),
+        "threads": torch.get_num_threads(), "longest_step_days": course.longest_step, **ran,
+        "seconds_preparing": round(prepared - began, 3), "seconds_solving": round(finished - prepared, 3),
+    }
+    return Forecast(
+        np.array(plan.reported_days), frames, counts * voxel_ml, tumor, spacing_mm, plan, tuple(warnings), run,
+    )
+
+
+def _checked(labels, spacing_mm, plan):
+    labels = np.asarray(labels)
+    if labels.ndim not in (2, 3):
+        raise ForecastError(f"the label map has {labels.ndim} axes; give a 2D or a 3D one")
+    if labels.size == 0:
+        raise ForecastError("the label map is empty")
+    if labels.dtype.kind not in "iub":
+        if labels.dtype.kind != "f" or not np.isfinite(labels).all() or (labels != np.floor(labels)).any():
+            raise ForecastError("the label map must hold whole numbers, not fractions or NaN")
+    spacing = tuple(float(h) for h in spacing_mm)
+    if len(spacing) != labels.ndim:
+        raise ForecastError(f"spacing_mm has {len(spacing)} numbers for {labels.ndim} axes")
+    if not all(math.isfinite(h) and h > 0 for h in spacing):
+        raise ForecastError(f"the voxel size must be above 0 mm on every axis, not {spacing}")
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= len(plan.anatomy):
+        raise ForecastError(
+            f"the label map holds the values {low:g} to {high:g}, but the plan's tissues are numbered 0 to {len(plan.anatomy) - 1}"
+        )
+    labels = labels.astype(np.uint8)
+    anatomy = plan.anatomy
+    present = set(np.unique(labels).tolist())
+    if present <= set(anatomy.with_role("background")):
+        raise ForecastError("the segmentation is empty: every voxel is background")
+    if not present & set(anatomy.tumors):
+        raise ForecastError("there is no tumor in the segmentation: give one label the role tumor or edema")
+    hosts = {j for k in present & set(anatomy.tumors) for j in anatomy.yields(k) if not anatomy.tissues[j].is_tumor}
+    if not hosts & present:
+        raise ForecastError(
+            "there is no tissue that the tumor could grow into: segment white and grey matter, or give the tissue around the tumor the role organ"
+        )
+    return labels, spacing
+
+
+def _checked_maps(plan, maps, shape):
+    anatomy = plan.anatomy
+    checked = {}
+    for name in plan.map_names():
+        if name not in maps:
+            raise ForecastError(f"the plan names the map '{name}', which was not given")
+        values = np.asarray(maps[name])
+        if values.shape != shape:
+            raise ForecastError(f"the map '{name}' has the shape {values.shape}, the label map {shape}; resample it to the same geometry")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ForecastError(f"the map '{name}' holds NaN or infinite values")
+        checked[name] = values
+    for treatment in plan.treatments:
+        name = getattr(treatment, "dose_map", None)
+        if name is not None and checked[name].min() < 0:
+            raise ForecastError(f"the dose map '{name}' holds negative doses")
+        if getattr(treatment, "region", None) is not None and not (checked[treatment.region] != 0).any():
+            raise ForecastError(f"the region '{treatment.region}' is empty")
+    if any(isinstance(t, Surgery) for t in plan.treatments) and not anatomy.with_role("cavity"):
+        raise ForecastError("the plan has a surgery but no tissue with the role cavity; add one")
+    harmful = [t for t in plan.treatments if not isinstance(t, Surgery)]
+    if harmful:
+        for k, tissue in enumerate(anatomy.tissues):
+            sensitive = tissue.is_tumor or tissue.alpha_per_gy > 0 or tissue.beta_per_gy2 > 0
+            if sensitive and anatomy.dead_class(k) is None:
+                raise ForecastError(f"the plan treats '{tissue.name}' but no tissue takes what dies; add one with the role necrosis")
+    if any(isinstance(t, Radiotherapy) for t in harmful):
+        if not any(anatomy.tissues[k].alpha_per_gy > 0 or anatomy.tissues[k].beta_per_gy2 > 0 for k in anatomy.tumors):
+            raise ForecastError("the plan has radiotherapy but no tumor class has a radiosensitivity; set alpha_per_gy")
+    return checked
+
+
+def _checked_tensor(tensor, shape):
+    if tensor is None:
+        return None
+    tensor = np.asarray(tensor, np.float32)
+    n = len(shape)
+    if tensor.shape != (n, n, *shape):
+        raise ForecastError(f"the diffusion tensor has the shape {tensor.shape}; expected {(n, n, *shape)}")
+    if not np.isfinite(tensor).all():
+        raise ForecastError("the diffusion tensor holds NaN or infinite values")
+    if not np.allclose(tensor, np.swapaxes(tensor, 0, 1), atol=1e-6 * float(np.abs(tensor).max() or 1.0)):
+        raise ForecastError("the diffusion tensor is not symmetric")
+    least = np.linalg.eigvalsh(np.moveaxis(tensor, (0, 1), (-2, -1))).min()
+    if least < -1e-5 * float(np.abs(tensor).max()):
+        raise ForecastError("the diffusion tensor has negative eigenvalues; fit it with a positivity constraint")
+    return tensor
+
+
+def _warnings(labels, plan) -> list[str]:
+    warnings = []
+    tumor = np.isin(labels, plan.anatomy.tumors)
+    touching = [
+        axis for axis in range(labels.ndim)
+        if labels.shape[axis] > 1 and (tumor.take(0, axis).any() or tumor.take(-1, axis).any())
+    ]
+    if touching:
+        warnings.append("the tumor touches the edge of the image; what grows beyond it is not seen")
+    if labels.ndim == 2 or min(labels.shape) == 1:
+        warnings.append("the image is a single slice; a tumor grows in three dimensions, and volumes are for one slice")
+    if int(tumor.sum()) < 10:
+        warnings.append(f"the tumor is only {int(tumor.sum())} voxel(s) large; its forecast depends on how it is drawn")
+    if plan.days[-1] > LONG_HORIZON_DAYS:
+        warnings.append(f"the horizon of {plan.days[-1]:g} days is far beyond what the model's parameters were fitted to")
+    return warnings
+
+
+def _device(device: str, torch) -> str:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ForecastError(f"unknown device '{device}'; write auto, cpu or cuda")
+    if device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise ForecastError("CUDA was asked for, but this computer has no CUDA device; write cpu or auto")
+    return "cpu"
+
+
+def _device_name(device: str, torch) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"

@@ -10,6 +10,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .equation import CrossDiffusion, Stepper
+from .kernels import FastStepper
+from .simplex import project
 from .treatments import Drug, Resect, drug_kill
 
 # Two days closer than this are one day.
@@ -211,12 +213,14 @@ class _Windowed:
             )
         self.box = box
         self.q = self.full[(..., *box)].clone()
-        self.stepper = Stepper(self.equation.cropped(box))
+        self.stepper = FastStepper(self.equation.cropped(box))
         grown = self.changed or box
         self.changed = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(grown, box))
 
     def _close(self):
         if self.box is not None:
+            self.q, change = project(self.q)
+            self.stepper.projected = max(self.stepper.projected, change)
             self.full[(..., *self.box)] = self.q
             self.largest = max(self.largest, self.stepper.projected)
 
@@ -261,7 +265,7 @@ class _Windowed:
             return
         kill = drug_kill(self.course.drugs, start, end)
         rates = None if self.residual is None else self.residual(self.q, start, end - start)
-        self.q = self.stepper.step(self.q, end - start, reverse=reverse, kill=kill, residual=rates)
+        self.q = self.stepper.step(self.q, round(end - start, 9), reverse=reverse, kill=kill, residual=rates)
         if kill is not None and not all(to in self.equation.yields[k] for k, to in enumerate(self.equation.dead) if to >= 0):
             self.stepper.forget()
         if self.box == self.whole:

@@ -31,6 +31,15 @@ from .operators import apply_flux, central_difference, difference, exponential_f
 from .tridiagonal import Factors, solve
 
 
+def floor_of(dtype) -> float:
+    """Added to the right-hand side of a solve: about 1e-25 in float32.
+
+    Away from the tumor the solution decays by a factor per voxel and soon reaches denormal numbers, which a processor
+    handles a hundred times slower: a forecast took 26 s with them and 1.4 s without.
+    """
+    return torch.finfo(dtype).tiny * 1e13
+
+
 class AxisSystem:
     """The implicit system of one class along one axis, for a fixed dt and fixed C: built once, used often.
 
@@ -60,11 +69,16 @@ class AxisSystem:
     def _solve(self, rhs):
         if torch.is_grad_enabled():
             off = -self.implicit
-            return solve(off, self.open + _row_sum(self.implicit), off, rhs.unsqueeze(1)).squeeze(1)
+            rhs = (rhs + floor_of(rhs.dtype)).unsqueeze(1)
+            return solve(off, self.open + _row_sum(self.implicit), off, rhs).squeeze(1)
+        return self.solved(rhs.clone(memory_format=torch.contiguous_format))
+
+    def solved(self, rhs: torch.Tensor) -> torch.Tensor:
+        """The implicit solve without gradients; rhs: (n, B, *rest), overwritten."""
         if self._factors is None:
             off = -self.implicit
             self._factors = Factors(off, self.open + _row_sum(self.implicit), off)
-        return self._factors.solve(rhs.clone(memory_format=torch.contiguous_format))
+        return self._factors.solve(rhs.add_(floor_of(rhs.dtype)))
 
 
 def _row_sum(face: torch.Tensor) -> torch.Tensor:
