@@ -1,0 +1,68 @@
+"""Volumes over time as a table, plot series and a chart, in the segments' colours."""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+
+from ..engine import Forecast
+
+DAY = "Day"
+UNIT = "mL"
+
+
+def add(scene, name: str, forecast: Forecast, segments):
+    """Adds (table, series, chart): a column of days, one column in mL and one plotted line per segment.
+
+    segments: segments[k - 1] shows tissue k, whose volumes are forecast.volume_ml[:, k]
+    """
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} volumes")
+    blocked = table.StartModify()
+    columns = _unique([DAY] + [segment.name for segment in segments])
+    for k, column in enumerate(columns):
+        values = vtk.vtkDoubleArray()
+        values.SetName(column)
+        values.SetNumberOfValues(len(forecast.days))
+        for row in range(len(forecast.days)):
+            values.SetValue(row, float(forecast.volume_ml[row, k] if k else forecast.days[row]))
+        table.AddColumn(values)
+        table.SetColumnUnitLabel(column, UNIT if k else "day")
+    table.EndModify(blocked)
+    series = [add_series(scene, table, column, segment.name, segment.color) for column, segment in zip(columns[1:], segments)]
+    return table, series, add_chart(scene, f"{name} volumes", series)
+
+
+def add_series(scene, table, column: str, name: str, color):
+    """One line: a column of a volume table over its days."""
+    series = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", name)
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName(DAY)
+    series.SetYColumnName(column)
+    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+    series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+    series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
+    series.SetColor(*color)
+    return series
+
+
+def add_chart(scene, name: str, series):
+    """A chart of series that were made here, with titled axes."""
+    chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", name)
+    blocked = chart.StartModify()
+    chart.SetTitle(name)
+    chart.SetXAxisTitle("Time (day)")
+    chart.SetYAxisTitle(f"Volume ({UNIT})")
+    for line in series:
+        chart.AddAndObservePlotSeriesNodeID(line.GetID())
+    chart.EndModify(blocked)
+    return chart
+
+
+def _unique(names) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        candidate, number = name, 2
+        while candidate in found:
+            candidate, number = f"{name} {number}", number + 1
+        found.append(candidate)
+    return found

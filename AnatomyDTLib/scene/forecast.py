@@ -1,0 +1,220 @@
+"""The way from nodes to a played forecast: `read`, the engine, `show`; or all three in one call.
+
+A background run reads on the main thread, runs the engine wherever it likes on the arrays, and shows
+on the main thread. The scene is touched once, at the end: a run that fails or is cancelled leaves it
+as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import slicer
+
+from .. import engine
+from ..engine import Cancelled, Forecast, ForecastError
+from ..plan import Plan
+from . import charts, segmentation, sequence
+from .segmentation import Baseline, Segment
+
+# An attribute of the browser: the name of the forecast that it plays. The nodes that belong to it are
+# node references of the browser, so that they are found again in a scene that was saved and loaded.
+ATTRIBUTE = "AnatomyDT.Forecast"
+ROLES = {"table": "AnatomyDT.table", "chart": "AnatomyDT.chart", "series": "AnatomyDT.series", "baseline": "AnatomyDT.baseline"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The nodes of a forecast in the scene; the last three are None without a probability sequence or a baseline."""
+
+    browser: object
+    sequence: object
+    proxy: object
+    table: object
+    series: tuple
+    chart: object
+    probability_sequence: object = None
+    probability_proxy: object = None
+    baseline: object = None
+
+    @property
+    def name(self) -> str:
+        return self.browser.GetAttribute(ATTRIBUTE)
+
+
+def forecast(
+    node,
+    plan: Plan,
+    *,
+    reference=None,
+    assignment: dict | None = None,
+    regions: dict | None = None,
+    doses: dict | None = None,
+    name: str = "Forecast",
+    probabilities: bool = False,
+    weights: str | None = None,
+    device: str = "auto",
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> tuple[Forecast, Shown]:
+    """Forecasts a segmentation node and shows the result in its scene.
+
+    node: vtkMRMLSegmentationNode; reference: volume node whose voxels are taken, or None
+    assignment: segment ID -> tissue index or name; None: segments and tissues have the same names
+    regions: map name in the plan -> segmentation or label volume node, or (segmentation node, segment ID)
+    doses: map name in the plan -> volume node in Gy
+    name: of the forecast; an earlier one of this name is replaced, one of another name stays beside it
+    Raises ForecastError for a user's mistake, Cancelled when told to stop; the scene is then as it was.
+    """
+    baseline = segmentation.read(node, reference)
+    labels, segments = segmentation.assigned(baseline, plan, assignment)
+    maps, warnings = read_maps(baseline, regions, doses)
+    found = engine.forecast(
+        labels, baseline.spacing_mm, plan, maps=maps, weights=weights, device=device,
+        probabilities=probabilities, progress=progress, cancelled=cancelled,
+    )
+    shown = show(node.GetScene(), found, baseline, segments, name, cancelled)
+    found = Forecast(**{**vars(found), "warnings": baseline.warnings + warnings + found.warnings})
+    return found, shown
+
+
+def read_maps(baseline: Baseline, regions: dict | None, doses: dict | None) -> tuple[dict, tuple[str, ...]]:
+    """The arrays that a plan's treatments name, on the baseline's grid, and warnings."""
+    maps, warnings = {}, ()
+    for key, chosen in (regions or {}).items():
+        chosen, segment_id = chosen if isinstance(chosen, tuple) else (chosen, None)
+        maps[key] = segmentation.region(baseline, chosen, segment_id)
+    for key, volume in (doses or {}).items():
+        maps[key], said = segmentation.dose_gy(baseline, volume)
+        warnings += said
+    return maps, warnings
+
+
+def show(
+    scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", cancelled=None
+) -> Shown:
+    """Puts a forecast into the scene: sequences, browser, proxies, table, chart. Main thread only.
+
+    segments: segments[k - 1] shows tissue k, as `segmentation.assigned` gives them
+    All or nothing; a former forecast of the same name is removed when the new one is complete.
+    """
+    sequences = {"segmentation": sequence.segmentation_sequence(found, baseline.grid, segments, name, cancelled=cancelled)}
+    if found.tumor_probability is not None:
+        sequences["probability"] = sequence.probability_sequence(found, baseline.grid, f"{name} tumor probability", cancelled)
+    node = scene.GetNodeByID(baseline.node_id) if baseline.node_id else None
+    reference = scene.GetNodeByID(baseline.reference_id) if baseline.reference_id else None
+    parent = scene.GetNodeByID(baseline.parent_transform_id) if baseline.parent_transform_id else None
+    if baseline.parent_transform_id and parent is None:
+        raise ForecastError("the segmentation's transform was removed during the run; the forecast would lie in the wrong place")
+    former = find(scene, name)
+    with all_or_nothing(scene):
+        tissues = found.plan.anatomy.tissues[1:]
+        browser, proxies = sequence.add(scene, name, sequences, tissues, segments, parent, reference)
+        table, series, chart = charts.add(scene, name, found, segments)
+        browser.SetAttribute(ATTRIBUTE, name)
+        browser.SetNodeReferenceID(ROLES["table"], table.GetID())
+        browser.SetNodeReferenceID(ROLES["chart"], chart.GetID())
+        for line in series:
+            browser.AddNodeReferenceID(ROLES["series"], line.GetID())
+        if node is not None:
+            browser.SetNodeReferenceID(ROLES["baseline"], node.GetID())
+            _place_beside(scene, node, [*sequences.values(), *proxies.values(), browser, table, *series, chart])
+        if cancelled is not None and cancelled():
+            raise Cancelled
+    if former is not None:
+        remove(former)
+    _play_in_toolbar(browser)
+    return _shown(browser)
+
+
+def find(scene, name: str) -> Shown | None:
+    """The forecast of this name in the scene, also one that was loaded with it; None where there is none."""
+    return next((shown for shown in all_shown(scene) if shown.name == name), None)
+
+
+def all_shown(scene) -> list[Shown]:
+    """Every forecast in the scene, oldest first."""
+    browsers = _nodes(scene, "vtkMRMLSequenceBrowserNode")
+    return [_shown(b) for b in browsers if b.GetAttribute(ATTRIBUTE) and b.GetMasterSequenceNode() is not None]
+
+
+def remove(shown: Shown) -> None:
+    """Removes a forecast's nodes, display and storage nodes included: a removed browser would leave its proxies."""
+    scene = shown.browser.GetScene()
+    nodes = [shown.browser, shown.chart, *shown.series, shown.table]
+    nodes += [shown.sequence, shown.probability_sequence, shown.proxy, shown.probability_proxy]
+    _remove(scene, [n for n in nodes if n is not None])
+
+
+@contextlib.contextmanager
+def all_or_nothing(scene):
+    """When the block raises, every node that it added leaves the scene again, and the error goes on."""
+    before = {node.GetID() for node in _nodes(scene, "vtkMRMLNode")}
+    try:
+        yield
+    except BaseException:
+        _remove(scene, [node for node in _nodes(scene, "vtkMRMLNode") if node.GetID() not in before])
+        raise
+
+
+def _nodes(scene, class_name: str) -> list:
+    return [scene.GetNthNodeByClass(i, class_name) for i in range(scene.GetNumberOfNodesByClass(class_name))]
+
+
+def _remove(scene, nodes) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    doomed = list(nodes)
+    for node in nodes:
+        if node.IsA("vtkMRMLDisplayableNode"):
+            doomed += [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+        if node.IsA("vtkMRMLStorableNode"):
+            doomed += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
+    for node in doomed:
+        if node is None or node.GetScene() is None or not scene.IsNodePresent(node):
+            continue
+        # The application drops a removed node's item itself; without it nobody does.
+        item = hierarchy.GetItemByDataNode(node) if hierarchy else 0
+        if item:
+            hierarchy.RemoveItem(item, False, False)
+        scene.RemoveNode(node)
+
+
+def _place_beside(scene, node, placed) -> None:
+    """Puts nodes under the subject hierarchy parent of `node`."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    own = hierarchy.GetItemByDataNode(node) if hierarchy else 0
+    if not own:
+        return
+    parent = hierarchy.GetItemParent(own)
+    for one in placed:
+        item = hierarchy.GetItemByDataNode(one)
+        if item:
+            hierarchy.SetItemParent(item, parent)
+        elif one.IsA("vtkMRMLSegmentationNode") or one.IsA("vtkMRMLTableNode"):
+            # The application gives each node that it knows an item when it is added.
+            hierarchy.CreateItem(parent, one)
+
+
+def _play_in_toolbar(browser) -> None:
+    module = getattr(getattr(slicer, "modules", None), "sequences", None)
+    if module is not None and hasattr(module, "toolBar") and module.toolBar() is not None:
+        module.toolBar().setActiveBrowserNode(browser)
+
+
+def _shown(browser) -> Shown:
+    master = browser.GetMasterSequenceNode()
+    probability = None
+    for other in _nodes(browser.GetScene(), "vtkMRMLSequenceNode"):
+        if other is not master and browser.IsSynchronizedSequenceNode(other, False):
+            probability = other
+    role = ROLES["series"]
+    return Shown(
+        browser, master, browser.GetProxyNode(master),
+        browser.GetNodeReference(ROLES["table"]),
+        tuple(browser.GetNthNodeReference(role, i) for i in range(browser.GetNumberOfNodeReferences(role))),
+        browser.GetNodeReference(ROLES["chart"]),
+        probability, browser.GetProxyNode(probability) if probability is not None else None,
+        browser.GetNodeReference(ROLES["baseline"]),
+    )

@@ -1,0 +1,363 @@
+"""Segmentation, volume and region nodes -> arrays on one grid.
+
+A segmentation is read in its own coordinates, so that the forecast, placed under the same parent
+transform, lies where the input lies. Lengths are those of the world: a transform that scales changes
+`spacing_mm`. A parent transform that is not linear has no voxel size, so it is hardened into the arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+
+from .. import presets
+from ..engine import ForecastError
+from ..plan import Plan, Tissue
+from .geometry import Grid, grid_of, grid_of_volume, oriented_image, overlap, resampled, transform_between, voxel_offset, voxels
+
+LABELMAP = "Binary labelmap"
+SURFACE = "Closed surface"
+REFERENCE_GEOMETRY = "Reference image geometry"
+MOST_SEGMENTS = 254      # label maps are uint8 and 0 is the background
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A structure as the user sees it.
+
+    id: of the segment; color: red, green, blue in 0..1; terminology: Slicer's entry, None without one
+    source: the input's vtkSegment with everything but its voxels (tags included); None for a new structure
+    """
+
+    id: str
+    name: str
+    color: tuple[float, float, float]
+    terminology: str | None = None
+    source: object = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A segmentation node as arrays.
+
+    labels: (Z, Y, X) uint8, k stands for segments[k - 1] and 0 for none
+    grid: of the labels, in the coordinates under the parent transform
+    spacing_mm: voxel size in the world, (z, y, x)
+    segments: in the node's order
+    node_id, parent_transform_id, reference_id: of the input's nodes; None where there is none
+    warnings: sentences for the user
+    """
+
+    labels: np.ndarray
+    grid: Grid
+    spacing_mm: tuple[float, float, float]
+    segments: tuple[Segment, ...]
+    name: str
+    node_id: str | None
+    parent_transform_id: str | None
+    reference_id: str | None
+    warnings: tuple[str, ...] = ()
+
+
+def know_conversions() -> None:
+    """Registers the conversions between label maps and surfaces where the application has not."""
+    if not slicer.vtkSegmentationConverter().SerializeAllConversionParameters():
+        logic = slicer.vtkSlicerSegmentationsModuleLogic()
+        logic.SetMRMLScene(slicer.vtkMRMLScene())
+
+
+def read(node, reference=None, segment_ids=None) -> Baseline:
+    """Reads a segmentation node; the node is not changed.
+
+    node: vtkMRMLSegmentationNode
+    reference: volume node whose voxels are taken; None: the segmentation's own geometry
+    segment_ids: which segments; None: all
+    Raises ForecastError with one sentence.
+    """
+    if node is None:
+        raise ForecastError("no segmentation is chosen; choose the one that holds the anatomy and the tumor")
+    assert node.IsA("vtkMRMLSegmentationNode"), node.GetClassName()
+    know_conversions()
+    what = f"the segmentation '{node.GetName()}'"
+    present = _segment_ids(node, segment_ids, what)
+    segmentation, warnings = node.GetSegmentation(), []
+    parent = node.GetParentTransformNode()
+    to_world, warp = transform_between(parent, None)
+    grid = None
+    if reference is not None:
+        to_reference, _ = transform_between(reference.GetParentTransformNode(), parent if to_world is not None else None)
+        if to_reference is None:
+            raise ForecastError(
+                f"the reference volume '{reference.GetName()}' has a transform that is not linear relative to {what}; "
+                "harden it (Data module, right click, Harden transform) and try again"
+            )
+        grid = grid_of_volume(reference).moved(to_reference)
+    segmentation = _as_labelmaps(segmentation, grid if to_world is not None else None, what)
+    if to_world is not None:
+        own = grid or _own_grid(segmentation, present, what)
+        labels, lost, hidden = _merged(segmentation, present, own)
+        spacing_mm = own.moved(to_world).spacing_mm
+        shear = own.moved(to_world).shear
+    else:
+        labels, own, hidden = _hardened(segmentation, present, warp, grid, what)
+        spacing_mm, shear, lost = own.spacing_mm, own.shear, 0
+        warnings.append(f"the transform of {what} is not linear: it was hardened into the forecast's voxels")
+    if not labels.any():
+        where = "" if reference is None else f" inside the reference volume '{reference.GetName()}'"
+        raise ForecastError(f"{what} is empty{where}; segment the anatomy and the tumor first")
+    if hidden:
+        share = 100.0 * hidden / np.count_nonzero(labels)
+        warnings.append(
+            f"segments overlap in {hidden} voxels ({share:.2g} % of the segmented ones): the later segment in the list "
+            "is taken there, as Slicer's export to a label map does"
+        )
+    if lost:
+        warnings.append(f"{lost} segmented voxels of {what} lie outside the reference volume and are left out")
+    if shear > 1e-3:
+        warnings.append("the voxel axes are not perpendicular (sheared by a transform or the image): distances are approximate")
+    segments = tuple(_described(segmentation, i) for i in present)
+    return Baseline(
+        labels, own, spacing_mm, segments, node.GetName(), node.GetID(),
+        parent.GetID() if parent is not None and to_world is not None else None,
+        reference.GetID() if reference is not None else None, tuple(warnings),
+    )
+
+
+def region(baseline: Baseline, node, segment_id: str | None = None) -> np.ndarray:
+    """A resection region or radiation target on the baseline's grid, (Z, Y, X) bool, by nearest voxel.
+
+    node: a segmentation node (one segment, or all together) or a label volume (non-zero voxels)
+    """
+    if node is None:
+        raise ForecastError("no region is chosen; choose a segment or a label volume")
+    what = f"the region '{node.GetName()}'"
+    matrix, warp = transform_between(node.GetParentTransformNode(), _parent(baseline, node.GetScene()))
+    if node.IsA("vtkMRMLSegmentationNode"):
+        ids = _segment_ids(node, None if segment_id is None else [segment_id], what)
+        segmentation = _as_labelmaps(node.GetSegmentation(), None, what)
+        inside = _merged(segmentation, ids, baseline.grid, matrix, warp)[0] > 0
+    else:
+        inside = _values(node, baseline.grid, matrix, warp, False, what)[0] != 0
+    if not inside.any():
+        raise ForecastError(f"{what} holds no voxel of the forecast's image; choose a region that overlaps the segmentation")
+    return inside
+
+
+def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A dose volume on the baseline's grid, (Z, Y, X) float32 in Gy, linear; 0 outside it; and warnings."""
+    if volume is None:
+        raise ForecastError("no dose volume is chosen; choose one, or give a uniform dose")
+    what = f"the dose volume '{volume.GetName()}'"
+    matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
+    dose, outside = _values(volume, baseline.grid, matrix, warp, True, what)
+    if not np.isfinite(dose).all() or dose.min() < 0:
+        raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
+    if not dose.any():
+        raise ForecastError(f"{what} is zero everywhere in the forecast's image; choose a dose that overlaps the segmentation")
+    segmented = baseline.labels > 0
+    share = 100.0 * np.count_nonzero(outside & segmented) / np.count_nonzero(segmented)
+    if share >= 0.5:
+        return dose, (f"{share:.0f} % of the segmented voxels lie outside {what} and get no dose",)
+    return dose, ()
+
+
+def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarray, tuple[Segment, ...]]:
+    """Labels in the plan's numbering, and the segment that shows each of its tissues.
+
+    assignment: segment ID -> tissue index or name; None: by name. Every segment needs a tissue of its own.
+    Returns ((Z, Y, X) uint8 of tissue indices, segments: segments[k - 1] shows tissue k). A tissue that
+    the input lacks (a resection cavity, treated tumor) gets a new segment with its name and colour.
+    """
+    names = plan.anatomy.names
+    if assignment is None:
+        by_name = {name.casefold(): k for k, name in enumerate(names)}
+        assignment = {s.id: by_name[s.name.casefold()] for s in baseline.segments if s.name.casefold() in by_name}
+    table = np.zeros(256, np.uint8)
+    shown: dict[int, Segment] = {}
+    for value, segment in enumerate(baseline.segments, start=1):
+        index = assignment.get(segment.id)
+        index = names.index(index) if isinstance(index, str) and index in names else index
+        if not isinstance(index, int) or not 0 <= index < len(names):
+            raise ForecastError(f"the segment '{segment.name}' has no tissue in the plan; assign it one of {', '.join(names)}")
+        if index in shown:
+            raise ForecastError(
+                f"the segments '{shown[index].name}' and '{segment.name}' are both assigned to the tissue '{names[index]}'; "
+                "give each its own tissue or merge them"
+            )
+        table[value] = index
+        if index:
+            shown[index] = segment
+    taken = {s.id for s in baseline.segments}
+    for index, tissue in enumerate(plan.anatomy.tissues):
+        if index and index not in shown:
+            shown[index] = new_segment(tissue, taken)
+            taken.add(shown[index].id)
+    return table[baseline.labels], tuple(shown[k] for k in range(1, len(names)))
+
+
+def tissues(baseline: Baseline, roles: dict[str, str], law: str = presets.DEFAULT_GROWTH) -> tuple[Tissue, ...]:
+    """The tissues of a plan, background first, then one per segment in the baseline's order.
+
+    roles: segment ID -> one of plan.ROLES; name, colour and terminology are the segment's
+    """
+    made = [presets.tissue("Background", "background", law)]
+    for segment in baseline.segments:
+        if not roles.get(segment.id):
+            raise ForecastError(f"the segment '{segment.name}' has no tissue yet; choose what it is")
+        taken = {t.name.casefold() for t in made}
+        name, number = segment.name, 2
+        while name.casefold() in taken:
+            name, number = f"{segment.name} {number}", number + 1
+        made.append(presets.tissue(name, roles[segment.id], law, color=segment.color, terminology=segment.terminology))
+    return tuple(made)
+
+
+def guessed_roles(baseline: Baseline) -> dict[str, str | None]:
+    """Segment ID -> the role that its name or terminology tells, None where neither does."""
+    from .. import labelling
+
+    found = {s.id: labelling.structure_of_segment(s.name, s.color, s.terminology) for s in baseline.segments}
+    return {i: structure.role if structure else None for i, structure in found.items()}
+
+
+def new_segment(tissue: Tissue, taken=()) -> Segment:
+    """A segment for a tissue that no input segment shows; its ID tells the tissue and is not among `taken`."""
+    base = "".join(c if c.isascii() and c.isalnum() else "_" for c in tissue.name)
+    number, identifier = 2, base
+    while identifier in taken:
+        number, identifier = number + 1, f"{base}_{number}"
+    return Segment(identifier, tissue.name, tissue.color or presets.ROLE_COLORS[tissue.role], tissue.terminology)
+
+
+def _parent(baseline: Baseline, scene):
+    if baseline.parent_transform_id is None:
+        return None
+    parent = scene.GetNodeByID(baseline.parent_transform_id) if scene else None
+    if parent is None:
+        raise ForecastError("the segmentation's transform is no longer in the scene; read the segmentation again")
+    return parent
+
+
+def _segment_ids(node, wanted, what: str) -> list[str]:
+    present = list(node.GetSegmentation().GetSegmentIDs()) if node.GetSegmentation() else []
+    if wanted is not None:
+        for identifier in wanted:
+            if identifier not in present:
+                raise ForecastError(f"{what} has no segment with the ID '{identifier}'; choose one of its segments")
+        present = [i for i in present if i in set(wanted)]
+    if not present:
+        raise ForecastError(f"{what} has no segment" + ("; segment the anatomy and the tumor first" if wanted is None else " chosen"))
+    if len(present) > MOST_SEGMENTS:
+        raise ForecastError(f"{what} has {len(present)} segments, and a forecast takes at most {MOST_SEGMENTS}; merge or drop some")
+    return present
+
+
+def _described(segmentation, identifier: str) -> Segment:
+    segment = segmentation.GetSegment(identifier)
+    source = slicer.vtkSegment()
+    source.DeepCopyMetadata(segment)
+    entry = vtk.reference("")
+    known = segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
+    return Segment(identifier, segment.GetName(), tuple(segment.GetColor()), entry.get() if known and entry.get() else None, source)
+
+
+def _as_labelmaps(segmentation, grid: Grid | None, what: str):
+    """The segmentation, or a converted copy, with binary labelmaps; closed surfaces are voxelised on the grid."""
+    master = segmentation.GetSourceRepresentationName()
+    if master == LABELMAP:
+        return segmentation
+    if grid is None and segmentation.ContainsRepresentation(LABELMAP):
+        return segmentation
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    if grid is not None:
+        copy.RemoveRepresentation(LABELMAP)
+        copy.SetConversionParameter(REFERENCE_GEOMETRY, grid.serialized())
+    if not copy.CreateRepresentation(LABELMAP):
+        raise ForecastError(f"{what} holds '{master}' and cannot be turned into label maps; convert it in the Segmentations module")
+    return copy
+
+
+def _own_grid(segmentation, ids, what: str) -> Grid:
+    """The reference geometry, enlarged to hold every segment; the segments' common one without it."""
+    names = vtk.vtkStringArray()
+    for identifier in ids:
+        names.InsertNextValue(identifier)
+    mode = slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
+    if segmentation.GetConversionParameter(REFERENCE_GEOMETRY):
+        mode = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_AND_REFERENCE_GEOMETRY
+    text = segmentation.DetermineCommonLabelmapGeometry(mode, names)
+    image = slicer.vtkOrientedImageData()
+    if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False) or min(image.GetDimensions()) < 1:
+        raise ForecastError(f"{what} is empty; segment the anatomy and the tumor first")
+    return grid_of(image)
+
+
+def _merged(segmentation, ids, grid: Grid, matrix=None, warp=None) -> tuple[np.ndarray, int, int]:
+    """(labels (Z, Y, X) uint8 with 1 for the first of `ids`, voxels lost outside the grid, voxels hidden by a later segment).
+
+    matrix: (4, 4) from the segmentation's coordinates to the grid's; when it is None, `warp` (a general
+    transform) is taken unless that is None too
+    """
+    labels = np.zeros(grid.shape, np.uint8)
+    lost = hidden = 0
+    for value, identifier in enumerate(ids, start=1):
+        segment = segmentation.GetSegment(identifier)
+        image = segment.GetRepresentation(LABELMAP)
+        if image is None or image.IsEmpty() or image.GetPointData().GetScalars() is None:
+            continue
+        mask = voxels(image) == segment.GetLabelValue()
+        if not mask.any():
+            continue
+        source = grid_of(image)
+        if matrix is not None:
+            source = source.moved(matrix)
+        bends = matrix is None and warp is not None
+        offset = None if bends else voxel_offset(source, grid)
+        if offset is not None:
+            parts = overlap(offset, source.shape, grid.shape)
+            if parts is None:
+                lost += int(np.count_nonzero(mask))
+                continue
+            inner, outer = parts
+            lost += int(np.count_nonzero(mask) - np.count_nonzero(mask[inner]))
+            mask = mask[inner]
+        else:
+            outer = (slice(None),) * 3
+            mask = resampled(oriented_image(mask.view(np.uint8), source), grid, warp if bends else None) > 0
+        target = labels[outer]
+        hidden += int(np.count_nonzero(target[mask]))
+        target[mask] = value
+    return labels, lost, hidden
+
+
+def _hardened(segmentation, ids, warp, grid: Grid | None, what: str) -> tuple[np.ndarray, Grid, int]:
+    """Labels carried through a nonlinear transform into the world: on `grid`, else on the bent image's own box."""
+    own = _own_grid(segmentation, ids, what)
+    labels, _, hidden = _merged(segmentation, ids, own)
+    image = oriented_image(labels, own)
+    if grid is not None:
+        return resampled(image, grid, warp), grid, hidden
+    slicer.vtkOrientedImageDataResample.TransformOrientedImage(image, warp)
+    if image.GetPointData().GetScalars() is None or image.IsEmpty():
+        raise ForecastError(f"the nonlinear transform of {what} cannot be hardened; choose a reference volume or harden it in the Data module")
+    return voxels(image).astype(np.uint8), grid_of(image), hidden
+
+
+def _values(volume, grid: Grid, matrix, warp, linear: bool, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """(values on the grid as float32, where the grid lies outside the volume)."""
+    source = grid_of_volume(volume, what)
+    if volume.GetImageData().GetNumberOfScalarComponents() != 1:
+        raise ForecastError(f"{what} has several values per voxel; choose a volume with one")
+    values = voxels(volume.GetImageData()).astype(np.float32)
+    if matrix is not None:
+        source = source.moved(matrix)
+        offset = voxel_offset(source, grid)
+        if offset == (0, 0, 0) and source.shape == grid.shape:
+            return values, np.zeros(grid.shape, bool)
+    transform = warp if matrix is None else None
+    covered = resampled(oriented_image(np.ones(source.shape, np.uint8), source), grid, transform) > 0
+    return resampled(oriented_image(values, source), grid, transform, linear), ~covered
