@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -335,8 +334,10 @@ def _forecast(arguments) -> None:
         plan = Plan.from_json(_text_of(arguments.plan, "the plan"))
         if arguments.days is not None:
             plan = dataclasses.replace(plan, days=tuple(arguments.days))
-    if arguments.weights is not None and not os.path.isfile(arguments.weights):
-        raise PlanError(f"there is no weights file {arguments.weights}")
+    if arguments.weights is not None:
+        if not os.path.isfile(arguments.weights):
+            raise PlanError(f"there is no weights file {arguments.weights}")
+        raise PlanError(f"this version forecasts without learned weights; leave --weights {arguments.weights} out")
 
     with _results(Path(arguments.out)) as staging:
         regions = ()
@@ -357,7 +358,7 @@ def _forecast(arguments) -> None:
         progress = _Progress()
         try:
             result = engine.forecast(
-                volumes.recoded(labelled.codes, index), labelled.volume.spacing_mm, plan, maps=maps, weights=arguments.weights,
+                volumes.recoded(labelled.codes, index), labelled.volume.spacing_mm, plan, maps=maps,
                 device=arguments.device, probabilities=arguments.probabilities, progress=progress,
             )
         finally:
@@ -367,7 +368,7 @@ def _forecast(arguments) -> None:
         notes = list(labelled.notes)
         _write_results(staging, result, labelled, index, notes)
         done = time.perf_counter()
-        inputs = [*labelled.inputs, *map_files] + [Path(p) for p in (arguments.plan, arguments.weights) if p]
+        inputs = [*labelled.inputs, *map_files] + ([Path(arguments.plan)] if arguments.plan else [])
         record = {
             "anatomydt": __version__,
             "inputs": {str(p): _sha256(p) for p in inputs},
@@ -427,13 +428,14 @@ def _write_results(staging: Path, result, labelled: Labelled, index, notes) -> N
     volumes.write_bytes(staging / "volumes.csv", report.volumes_csv(result).encode())
     volumes.write_bytes(staging / "forecast.png", report.picture(result, geometry))
     volumes.write_bytes(staging / "forecast.gif", report.animation(result, geometry))
-    if importlib.util.find_spec("slicer") is None:
-        notes.append("forecast.seq.mrb was left out: it needs slicer-core (pip install slicer-core)")
+    try:
+        from .scene import files
+        from .scene.segmentation import Segment
+    except ImportError as error:
+        notes.append(f"forecast.seq.mrb was left out: it needs slicer-core (pip install slicer-core), which cannot be imported ({error})")
         return
-    from . import scene
-
     target = staging / "forecast.seq.mrb"
-    scene.write_sequence_file(result, geometry, target)
+    files.write_sequence_file(result, geometry, target, [Segment(s.id, s.name, s.color, s.terminology) for s in segments])
     if not volumes.is_whole_zip(target):
         raise volumes.VolumeError(f"cannot write {target.name}: the disk is full or the folder cannot be written")
 

@@ -1,12 +1,13 @@
 """Pictures and tables of a forecast: volumes.csv, forecast.png, forecast.gif.
 
 Slices are drawn in the radiological way (anterior or superior up, the patient's left on the right) and in
-true proportions. Between voxels, class membership is interpolated linearly, so that thick slices do
-not look like stairs; nothing else is smoothed.
+true proportions. Class membership is interpolated between voxels with a Gaussian of a third of the
+larger voxel side, so that thick slices do not look like stairs; the numbers come from the label maps.
 """
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import io
 import itertools
@@ -88,8 +89,10 @@ class _View:
         if plane[1] != 0:
             cut = cut[::-1]              # superior at the top
         height, width = self.size_mm(plane)
-        rows = _between(cut.shape[0], max(1, round(height / pixel_mm)))
-        columns = _between(cut.shape[1], max(1, round(width / pixel_mm)))
+        sides = (height / cut.shape[0], width / cut.shape[1])
+        blur = 0.33 * max(sides)
+        rows = _between(cut.shape[0], max(1, round(height / pixel_mm)), blur / sides[0])
+        columns = _between(cut.shape[1], max(1, round(width / pixel_mm)), blur / sides[1])
         color = np.zeros((len(rows), len(columns), 3))
         total = np.zeros((len(rows), len(columns), 1))
         tumor = np.zeros((len(rows), len(columns)))
@@ -107,14 +110,11 @@ class _View:
         return max(max(self.size_mm(p)) for p in self.planes) / pixels
 
 
-def _between(voxels: int, pixels: int) -> np.ndarray:
-    """(pixels, voxels) weights of linear interpolation between voxel centres, constant beyond the outermost."""
+def _between(voxels: int, pixels: int, sigma: float) -> np.ndarray:
+    """(pixels, voxels) weights that sum to 1 over the voxels: a Gaussian of `sigma` voxels around each pixel's centre."""
     at = np.clip((np.arange(pixels) + 0.5) * voxels / pixels - 0.5, 0, voxels - 1)
-    low = np.minimum(at.astype(int), max(0, voxels - 2))
-    weights = np.zeros((pixels, voxels))
-    weights[np.arange(pixels), low] += 1 - (at - low)
-    weights[np.arange(pixels), np.minimum(low + 1, voxels - 1)] += at - low
-    return weights
+    weights = np.exp(-0.5 * ((at[:, None] - np.arange(voxels)) / sigma) ** 2)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _oriented(forecast, geometry) -> tuple[np.ndarray, tuple[float, float, float]]:
@@ -154,7 +154,7 @@ def picture(forecast, geometry=None) -> bytes:
     width_mm = max(w for _, w in sizes)
     inches = 2.35 if len(frames) >= 4 else 3.0
     heights = [min(1.6, h / width_mm) * inches for h, _ in sizes]
-    head, legend, curves, gap = 0.95, 0.75, 2.5, 0.08
+    head, legend, curves, gap = 0.95, 0.45, 2.5, 0.08
     total_width = max(7.5, inches * len(frames) + 0.5)
     total = head + sum(heights) + gap * len(heights) + legend + curves + 0.55
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.labelcolor": _INK,
@@ -232,15 +232,15 @@ def _slice(axes, view, plane, frame, baseline, pixel_mm, width_mm, first) -> Non
         side.set_visible(False)
     if not first:
         return
-    pale = {"color": "#c9ced6", "fontsize": 7.5}
+    pale = {"color": "#d7dbe1", "fontsize": 7.5, "path_effects": _dark_edge(1.6)}
     if not view.flat:
         axes.text(0.03, 0.5, plane[2][0], transform=axes.transAxes, ha="left", va="center", **pale)
         axes.text(0.97, 0.5, plane[2][1], transform=axes.transAxes, ha="right", va="center", **pale)
         axes.text(0.5, 0.98, plane[2][2], transform=axes.transAxes, ha="center", va="top", **pale)
     bar = next((b for b in (50, 20, 10, 5, 2, 1) if b < 0.4 * width_mm), width_mm / 4)
     start = middle - width_mm / 2 + 0.05 * width_mm
-    axes.plot([start, start + bar], [0.94 * height] * 2, color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(start, 0.915 * height, f"{bar:g} mm", ha="left", va="bottom", color="white", fontsize=7.5)
+    axes.plot([start, start + bar], [0.94 * height] * 2, color="white", linewidth=2, solid_capstyle="butt", path_effects=_dark_edge(3.2))
+    axes.text(start, 0.915 * height, f"{bar:g} mm", ha="left", va="bottom", color="white", fontsize=7.5, path_effects=_dark_edge(1.6))
 
 
 def _legend(figure, view, top) -> None:
@@ -254,16 +254,15 @@ def _legend(figure, view, top) -> None:
     else:
         entries = [(tissues[k].name, view.colors[k]) for k in present]
     handles = [Patch(facecolor=tuple(c), edgecolor="#7d848e", linewidth=0.5, label=name) for name, c in entries]
-    handles.append(Line2D([], [], color="white", linewidth=1.6, label="tumor on day 0",
-                          path_effects=_dark_edge()))
+    handles.append(Line2D([], [], color="white", linewidth=1.6, label="tumor on day 0", path_effects=_dark_edge(3)))
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, top), ncols=min(len(handles), 6), frameon=False,
                   fontsize=8.5, handlelength=1.3, columnspacing=1.4)
 
 
-def _dark_edge():
+def _dark_edge(width):
     from matplotlib.patheffects import Normal, Stroke
 
-    return [Stroke(linewidth=3, foreground="#333333"), Normal()]
+    return [Stroke(linewidth=width, foreground="#2b2f36"), Normal()]
 
 
 def _curves(figure, forecast, corner, width, height, total_width) -> None:
@@ -293,21 +292,27 @@ def _curves(figure, forecast, corner, width, height, total_width) -> None:
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        _treatment_marks(axes, forecast.plan)
+        _treatment_marks(axes, forecast.plan, days[-1], axes is tumor)
         if lines:
             axes.legend(frameon=False, fontsize=7.5, loc="best")
 
 
-def _treatment_marks(axes, plan) -> None:
+def _treatment_marks(axes, plan, last, named) -> None:
     rail = axes.get_xaxis_transform()         # x in days, y as a fraction of the plot's height
+    written = {"fontsize": 7, "transform": rail, "va": "top", "clip_on": True}
     for t in plan.treatments:
         days = t.event_days()
         if isinstance(t, Surgery):
-            axes.axvline(t.day, color="#3db3a8", linewidth=1.4, linestyle=(0, (4, 2)))
+            axes.axvline(t.day, color="#2a9d8f", linewidth=1.6, linestyle=(0, (4, 2)))
+            word, at, high, ink = "resection", t.day, 0.99, "#1f7a70"
         elif isinstance(t, Radiotherapy):
             axes.axvspan(min(days), max(days) + 1, color="#f2d27a", alpha=0.30, linewidth=0)
+            word, at, high, ink = "radiotherapy", min(days), 0.92, "#8a6d1b"
         else:
             axes.plot(days, [0.015] * len(days), "|", color="#7a5ba6", markersize=6, transform=rail, clip_on=False)
+            word, at, high, ink = t.drug, min(days), 0.11, "#6a4c96"
+        if named:
+            axes.text(min(at + 0.012 * last, last), high, word, color=ink, **written)
 
 
 def _color(anatomy, k):
@@ -316,9 +321,9 @@ def _color(anatomy, k):
 
 
 def _readable(color):
-    """A colour dark enough for a line on white."""
-    brightness = float(np.dot(color, (0.3, 0.59, 0.11)))
-    return tuple(float(c) * min(1.0, 0.62 / max(brightness, 1e-6)) for c in color)
+    """The colour's hue, dark and strong enough for a line on white."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*color)
+    return colorsys.hls_to_rgb(hue, min(lightness, 0.52), min(0.9, 2 * saturation))
 
 
 def animation(forecast, geometry=None) -> bytes:
