@@ -1,7 +1,8 @@
-"""What the tests of several rooms share: a real MRML scene without the application."""
+"""What the tests of several rooms share: a real MRML scene without the application, and nodes in it."""
 
 import types
 
+import numpy as np
 import pytest
 
 
@@ -12,20 +13,22 @@ class HeadlessScene:
         import slicer
 
         self.scene = slicer.vtkMRMLScene()
-        self.logics = {}
-        for name, class_name in (("segmentations", "vtkSlicerSegmentationsModuleLogic"), ("sequences", "vtkSlicerSequencesLogic")):
-            self.logics[name] = getattr(slicer, class_name)()
-            self.logics[name].SetMRMLScene(self.scene)
+        self.logics = []
+        for class_name in ("vtkSlicerSegmentationsModuleLogic", "vtkSlicerSequencesLogic"):
+            logic = getattr(slicer, class_name)()
+            logic.SetMRMLScene(self.scene)
+            self.logics.append(logic)
 
     def close(self):
-        self.scene.Clear(True)
-        for logic in self.logics.values():
+        for logic in self.logics:
             logic.SetMRMLScene(None)
+        self.scene.Clear(True)
 
 
 @pytest.fixture
 def slicer_scene():
     """A vtkMRMLScene in which sequences play and segmentations convert, as in the application."""
+    pytest.importorskip("slicer")
     headless = HeadlessScene()
     yield headless.scene
     headless.close()
@@ -34,8 +37,71 @@ def slicer_scene():
 @pytest.fixture
 def slicer_modules(monkeypatch):
     """`slicer.modules` as a namespace that a test fills; slicer-core has none."""
-    import slicer
-
+    slicer = pytest.importorskip("slicer")
     modules = types.SimpleNamespace()
     monkeypatch.setattr(slicer, "modules", modules, raising=False)
     return modules
+
+
+@pytest.fixture
+def add_segmentation(slicer_scene):
+    """add_segmentation(labels, ijk_to_ras, names, name): a node whose segments share one label map.
+
+    labels: (Z, Y, X), k stands for names[k - 1]; segment IDs are "ID_" and the name
+    """
+
+    def add(labels, ijk_to_ras, names, name="Patient", reference_geometry=True):
+        import slicer
+
+        from AnatomyDTLib.scene.geometry import Grid, oriented_image
+
+        node = slicer_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        grid = Grid(labels.shape, ijk_to_ras)
+        image = oriented_image(labels, grid)
+        if reference_geometry:
+            node.GetSegmentation().SetConversionParameter("Reference image geometry", grid.serialized())
+        for k, segment_name in enumerate(names, start=1):
+            segment = slicer.vtkSegment()
+            segment.SetName(segment_name)
+            segment.SetLabelValue(k)
+            segment.SetColor(k / (len(names) + 1), 0.25, 0.75)
+            segment.AddRepresentation("Binary labelmap", image)
+            node.GetSegmentation().AddSegment(segment, f"ID_{segment_name}")
+        return node
+
+    return add
+
+
+@pytest.fixture
+def add_volume(slicer_scene):
+    """add_volume(array, ijk_to_ras, name, class_name): a volume node, array (Z, Y, X)."""
+
+    def add(array, ijk_to_ras, name="Volume", class_name="vtkMRMLScalarVolumeNode"):
+        import vtk
+        from vtk.util.numpy_support import numpy_to_vtk
+
+        from AnatomyDTLib.scene.geometry import vtk_matrix
+
+        node = slicer_scene.AddNewNodeByClass(class_name, name)
+        image = vtk.vtkImageData()
+        image.SetDimensions(array.shape[2::-1])
+        image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).reshape(-1, *array.shape[3:]), deep=True))
+        node.SetAndObserveImageData(image)
+        node.SetIJKToRASMatrix(vtk_matrix(ijk_to_ras))
+        return node
+
+    return add
+
+
+@pytest.fixture
+def add_transform(slicer_scene):
+    """add_transform(matrix): a linear transform node to its parent."""
+
+    def add(matrix, name="Transform"):
+        from AnatomyDTLib.scene.geometry import vtk_matrix
+
+        node = slicer_scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+        node.SetMatrixTransformToParent(vtk_matrix(matrix))
+        return node
+
+    return add

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import slicer
@@ -13,6 +14,11 @@ from ..engine import Forecast, ForecastError
 from . import segmentation, sequence
 from .geometry import as_grid
 from .segmentation import Segment
+from .surfaces import NamedSurfaces, voxel_faces
+
+# Above this many voxel faces in all frames, Slicer would make surfaces for more than about ten seconds
+# while it loads the file (0.35 µs per face, measured); they are left to the Show 3D button then.
+MOST_FACES_AT_LOADING = 15_000_000
 
 
 def write_sequence_file(forecast: Forecast, geometry, path, segments=None, name: str | None = None) -> Path:
@@ -29,7 +35,10 @@ def write_sequence_file(forecast: Forecast, geometry, path, segments=None, name:
         raise ForecastError(f"a segmentation sequence is written as .seq.mrb, not {path.name}: no other format holds one")
     grid = as_grid(geometry)
     name = name or path.name.removesuffix(".seq.mrb")
-    made = sequence.segmentation_sequence(forecast, grid, segments or plan_segments(forecast.plan), name)
+    made = sequence.segmentation_sequence(forecast, grid, segments or plan_segments(forecast.plan), name, NamedSurfaces())
+    if sum(voxel_faces(labels) for labels in forecast.labels) > MOST_FACES_AT_LOADING:
+        for i in range(made.GetNumberOfDataNodes()):
+            made.GetNthDataNode(i).GetSegmentation().RemoveRepresentation(segmentation.SURFACE)
     try:
         # In the same folder, so that the last step is a rename; Slicer's writer unpacks beside its target.
         folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
@@ -86,6 +95,12 @@ def _write(made, path: Path) -> None:
     scene.AddNode(made)
     storage = scene.AddNewNodeByClass("vtkMRMLSequenceStorageNode")
     storage.SetFileName(str(path))
-    if not storage.WriteData(made) or not path.is_file():
+    written = storage.WriteData(made) and path.is_file()
+    try:
+        # A full disk can end in a bundle that the writer takes for complete.
+        whole = written and zipfile.ZipFile(path).testzip() is None
+    except (zipfile.BadZipFile, EOFError):
+        whole = False
+    if not whole:
         said = storage.GetUserMessages().GetAllMessagesAsString()
         raise ForecastError(f"{path.name} could not be written: {' '.join(said.split()) or 'the disk may be full'}")

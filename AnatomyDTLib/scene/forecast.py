@@ -8,6 +8,7 @@ as it was.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,7 +55,6 @@ def forecast(
     doses: dict | None = None,
     name: str = "Forecast",
     probabilities: bool = False,
-    weights: str | None = None,
     device: str = "auto",
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -72,12 +72,11 @@ def forecast(
     labels, segments = segmentation.assigned(baseline, plan, assignment)
     maps, warnings = read_maps(baseline, regions, doses)
     found = engine.forecast(
-        labels, baseline.spacing_mm, plan, maps=maps, weights=weights, device=device,
-        probabilities=probabilities, progress=progress, cancelled=cancelled,
+        labels, baseline.spacing_mm, plan, maps=maps, device=device, probabilities=probabilities,
+        progress=progress, cancelled=cancelled,
     )
     shown = show(node.GetScene(), found, baseline, segments, name, cancelled)
-    found = Forecast(**{**vars(found), "warnings": baseline.warnings + warnings + found.warnings})
-    return found, shown
+    return dataclasses.replace(found, warnings=baseline.warnings + warnings + tuple(found.warnings)), shown
 
 
 def read_maps(baseline: Baseline, regions: dict | None, doses: dict | None) -> tuple[dict, tuple[str, ...]]:

@@ -26,21 +26,20 @@ def index_value(day: float) -> str:
     return format(float(day), ".10g")
 
 
-def segmentation_sequence(forecast: Forecast, grid: Grid, segments, name: str, surfaces: bool = True, cancelled=None):
+def segmentation_sequence(forecast: Forecast, grid: Grid, segments, name: str, surfaces=None, cancelled=None):
     """A vtkMRMLSequenceNode, not in a scene, with one segmentation per reported day.
 
     segments: segments[k - 1] shows tissue k; every one is present in every frame, empty ones too
-    surfaces: store closed surfaces with each frame. Slicer would make them on the proxy only, and
-        lose them at the next frame
+    surfaces: what makes the closed surfaces that are stored with each frame (None: `Surfaces`); Slicer
+        would make them on the proxy only, and lose them at the next frame
     """
-    assert forecast.labels.shape[1:] == grid.shape, (forecast.labels.shape, grid.shape)
     know_conversions()
     sequence = _empty_sequence(name)
-    made = Surfaces(grid)
-    for day, labels in zip(forecast.days, forecast.labels):
+    surfaces = surfaces or Surfaces(grid)
+    for day, labels in zip(forecast.days, _frames(forecast.labels, grid)):
         if cancelled is not None and cancelled():
             raise Cancelled
-        meshes = made.of(labels, len(segments)) if surfaces else [None] * len(segments)
+        meshes = surfaces.of(labels, len(segments))
         stored = sequence.SetDataNodeAtValue(_named("vtkMRMLSegmentationNode", name), index_value(day))
         # The node is filled after it was stored: SetDataNodeAtValue copies what it is given.
         stored.SetAndObserveSegmentation(_frame(labels, meshes, grid, segments))
@@ -51,7 +50,7 @@ def probability_sequence(forecast: Forecast, grid: Grid, name: str, cancelled=No
     """A vtkMRMLSequenceNode, not in a scene, of scalar volumes: the tumor's probability, 0 to 1."""
     assert forecast.tumor_probability is not None
     sequence = _empty_sequence(name)
-    for day, probability in zip(forecast.days, forecast.tumor_probability):
+    for day, probability in zip(forecast.days, _frames(forecast.tumor_probability, grid)):
         if cancelled is not None and cancelled():
             raise Cancelled
         stored = sequence.SetDataNodeAtValue(_named("vtkMRMLScalarVolumeNode", name), index_value(day))
@@ -114,6 +113,12 @@ def _empty_sequence(name: str):
     return sequence
 
 
+def _frames(arrays: np.ndarray, grid: Grid) -> np.ndarray:
+    """(T, Z, Y, X); a 2D forecast is one slice thick."""
+    assert arrays.ndim == 3 and grid.shape[0] == 1 or arrays.shape[1:] == grid.shape, (arrays.shape, grid.shape)
+    return arrays.reshape(-1, *grid.shape)
+
+
 def _named(class_name: str, name: str):
     node = getattr(slicer, class_name)()
     node.SetName(name)
@@ -129,8 +134,7 @@ def _frame(labels: np.ndarray, meshes, grid: Grid, segments) -> slicer.vtkSegmen
         made = _vtk_segment(segment)
         made.SetLabelValue(value)
         made.AddRepresentation(LABELMAP, image)
-        if mesh is not None:
-            made.AddRepresentation(SURFACE, mesh)
+        made.AddRepresentation(SURFACE, mesh)
         segmentation.AddSegment(made, segment.id)
     # Stored with the frame, because the proxy takes each frame's parameters over.
     segmentation.SetConversionParameter(REFERENCE_GEOMETRY, grid.serialized())

@@ -98,9 +98,25 @@ class Surfaces:
         return normals.GetOutput()
 
 
+class NamedSurfaces:
+    """Empty surfaces, for frames on their way to a file.
+
+    A file holds the label maps and names the representations that a frame has; what reads it makes
+    the surfaces, in every frame.
+    """
+
+    def of(self, labels: np.ndarray, count: int) -> list[vtk.vtkPolyData]:
+        return [vtk.vtkPolyData() for _ in range(count)]
+
+
+def voxel_faces(labels: np.ndarray) -> int:
+    """Voxel faces between different labels: what the triangles of all surfaces, and the time to make them, grow with."""
+    return sum(int(np.count_nonzero(np.diff(labels, axis=axis))) for axis in range(labels.ndim))
+
+
 def _factors(mask: np.ndarray, spacing_mm) -> tuple[int, int, int]:
     """By how much each axis is made coarser: not at all for a surface of moderate size; never an axis that is coarse already."""
-    faces = sum(int(np.count_nonzero(np.diff(mask.view(np.int8), axis=axis))) for axis in range(3))
+    faces = voxel_faces(mask.view(np.int8))
     if faces <= MOST_FACES:
         return 1, 1, 1
     wanted = (2 if faces <= 16 * MOST_FACES else 3) * min(spacing_mm)
