@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 PLAN_VERSION = 1
 
+# No course has more; a schedule is a list of days, so a typing error must not fill the memory.
+MOST_FRACTIONS = 1000
+_HUGE = 1e300
+
 # What a class is, mechanically. `gives_way`: tumor may take its place. `barrier` is falx, tentorium
 # or skull; `organ` is any tissue that is not brain; `cavity` is what surgery leaves; `necrosis` is
 # dead tumor that has not been cleared, and dead tumor goes there first.
@@ -39,9 +43,16 @@ class PlanError(ValueError):
     """A plan that cannot be run; the text is the sentence the user reads."""
 
 
+def _shown(value) -> str:
+    """A value as a refusal quotes it: short, whatever was given."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _number(value, what: str, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PlanError(f"{what} must be a finite number, not {value!r}")
+    # the comparison also refuses NaN and whole numbers too large for a float
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_HUGE <= value <= _HUGE:
+        raise PlanError(f"{what} must be a finite number, not {_shown(value)}")
     if not low <= value <= high:
         if high == math.inf:
             raise PlanError(f"{what} must be at least {low:g}, not {value:g}")
@@ -49,15 +60,17 @@ def _number(value, what: str, low: float = -math.inf, high: float = math.inf) ->
     return float(value)
 
 
-def _whole(value, what: str, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise PlanError(f"{what} must be a whole number of at least {low}, not {value!r}")
+def _whole(value, what: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise PlanError(f"{what} must be a whole number from {low} to {high}, not {_shown(value)}")
     return value
 
 
 def _text(value, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise PlanError(f"{what} must be a non-empty text, not {value!r}")
+        raise PlanError(f"{what} must be a non-empty text, not {_shown(value)}")
+    if any("\ud800" <= c <= "\udfff" for c in value):      # half a character: JSON can hold it, no file can
+        raise PlanError(f"{what} is not valid text: {ascii(value)[:60]}")
     return value
 
 
@@ -68,12 +81,12 @@ def _optional_text(value, what: str) -> None:
 
 def _flag(value, what: str) -> None:
     if not isinstance(value, bool):
-        raise PlanError(f"{what} must be true or false, not {value!r}")
+        raise PlanError(f"{what} must be true or false, not {_shown(value)}")
 
 
 def _numbers(values, what: str, low: float = 0.0) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or not values:
-        raise PlanError(f"{what} must be a list of at least one number, not {values!r}")
+        raise PlanError(f"{what} must be a list of at least one number, not {_shown(values)}")
     return tuple(_number(v, f"each of {what}", low) for v in values)
 
 
@@ -113,8 +126,8 @@ class Tissue:
     def __post_init__(self):
         _text(self.name, "a tissue's name")
         what = f"tissue '{self.name}'"
-        if self.role not in ROLES:
-            raise PlanError(f"{what} has the role {self.role!r}; write one of {', '.join(ROLES)}")
+        if not isinstance(self.role, str) or self.role not in ROLES:
+            raise PlanError(f"{what} has the role {_shown(self.role)}; write one of {', '.join(ROLES)}")
         if self.diffusivity_mm2_per_day is not None:
             _number(self.diffusivity_mm2_per_day, f"{what}: diffusivity_mm2_per_day", 0.0)
         _number(self.growth_per_day, f"{what}: growth_per_day", 0.0 if self.is_tumor else -math.inf)
@@ -287,12 +300,12 @@ class Radiotherapy:
 
     def __post_init__(self):
         _number(self.start_day, "radiotherapy: start_day", 0.0)
-        _whole(self.fractions, "radiotherapy: fractions", 1)
+        _whole(self.fractions, "radiotherapy: fractions", 1, MOST_FRACTIONS)
         _flag(self.weekdays_only, "radiotherapy: weekdays_only")
         _optional_text(self.region, "radiotherapy: region")
         _optional_text(self.dose_map, "radiotherapy: dose_map")
         if self.start_weekday not in WEEKDAYS:
-            raise PlanError(f"radiotherapy: start_weekday must be one of {', '.join(WEEKDAYS)}, not {self.start_weekday!r}")
+            raise PlanError(f"radiotherapy: start_weekday must be one of {', '.join(WEEKDAYS)}, not {_shown(self.start_weekday)}")
         if self.weekdays_only and self.start_weekday in WEEKDAYS[5:]:
             raise PlanError("radiotherapy: a course on weekdays only cannot start on a Saturday or Sunday")
         if (self.dose_gy is None) == (self.dose_map is None):
@@ -431,16 +444,18 @@ class Plan:
             raise PlanError(f"the plan is not JSON: {error}") from None
         if not isinstance(document, dict) or "anatomydt_plan" not in document:
             raise PlanError('this is not a plan: it must be a JSON object with the key "anatomydt_plan"')
+        if "anatomy" in document:
+            raise PlanError('the plan has the unknown key "anatomy"; its classes stand under "tissues"')
         version = document.pop("anatomydt_plan")
         if version != PLAN_VERSION or isinstance(version, bool):
-            raise PlanError(f"the plan has version {version!r}; this program reads version {PLAN_VERSION}")
+            raise PlanError(f"the plan has version {_shown(version)}; this program reads version {PLAN_VERSION}")
         tissues = [_build(Tissue, d, "a tissue") for d in _objects(document.pop("tissues", None), "tissues")]
         chi = [_build(CrossDiffusion, d, "cross_diffusion") for d in _objects(document.pop("cross_diffusion", []), "cross_diffusion")]
         treatments = []
         for entry in _objects(document.pop("treatments", []), "treatments"):
             kind = entry.pop("type", None)
             if not isinstance(kind, str) or kind not in TREATMENTS:
-                raise PlanError(f"a treatment has the type {kind!r}; write one of {', '.join(TREATMENTS)}")
+                raise PlanError(f"a treatment has the type {_shown(kind)}; write one of {', '.join(TREATMENTS)}")
             treatments.append(_build(TREATMENTS[kind], entry, kind))
         document["anatomy"] = Anatomy(tuple(tissues), tuple(chi))
         document["treatments"] = tuple(treatments)
