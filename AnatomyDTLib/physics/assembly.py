@@ -11,6 +11,7 @@ from scipy import ndimage
 from ..plan import Chemotherapy, Plan, Radiotherapy, Surgery
 from ..state import field_of, host_diffusivity, labels_of
 from .equation import CrossDiffusion
+from .pressure import MassEffect
 from .stepping import Course, longest_stable_step
 from .treatments import Drug, Irradiate, Resect
 
@@ -48,6 +49,12 @@ def assemble(plan: Plan, labels: np.ndarray, spacing_mm, maps, tensor=None, devi
         return torch.tensor(values, device=device, dtype=dtype)
 
     dead = tuple(-1 if anatomy.dead_class(k) is None else anatomy.dead_class(k) for k in range(len(anatomy)))
+    push = None
+    if plan.mass_effect > 0:
+        push = MassEffect(
+            plan.mass_effect, anatomy.with_role("background", "barrier"), anatomy.with_role("csf", "ventricle", "cavity"),
+            tuple(float(h) for h in spacing_mm),
+        )
     equation = CrossDiffusion(
         spacing=tuple(float(h) for h in spacing_mm),
         diffusivity=diffusivity,
@@ -57,6 +64,7 @@ def assemble(plan: Plan, labels: np.ndarray, spacing_mm, maps, tensor=None, devi
         kappa=vector([t.carrying_capacity for t in anatomy.tissues]),
         atrophy=vector([max(-r, 0.0) for r in rates]),
         dead=dead,
+        mass_effect=push,
     )
     return p, equation, _course(plan, spacing_mm, maps or {}, equation, vector, dead)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .operators import central_difference
+from .pressure import MassEffect
 from .reaction import correct, grow, transfer
 from .simplex import project
 from .transport import AxisSystem, carry, drift_flux, mixed_flux
@@ -26,6 +26,7 @@ class CrossDiffusion:
     rho: proliferation rate of logistic growth, 1/day, (K,) or (B|1, K, *S); kappa: carrying capacity, likewise
     atrophy: rate at which a class dies by itself, 1/day, (K,)
     dead: per class, the index that its dead mass goes to, or −1
+    mass_effect: pushes tissue aside with a part of the growth; None: all growth replaces tissue where it stands
     Stable and positive at any dt; see `transport` for the scheme and its order.
     """
 
@@ -37,6 +38,7 @@ class CrossDiffusion:
     kappa: torch.Tensor | None = None
     atrophy: torch.Tensor | None = None
     dead: tuple[int, ...] = ()
+    mass_effect: MassEffect | None = None
 
     def __post_init__(self):
         n, shape = len(self.spacing), self.diffusivity.shape
@@ -100,7 +102,7 @@ class CrossDiffusion:
 
         return CrossDiffusion(
             self.spacing, cut(self.diffusivity, 2), self.yields, cut(self.chi, 2), cut(self.rho, 1),
-            cut(self.kappa, 1), self.atrophy, self.dead,
+            cut(self.kappa, 1), self.atrophy, self.dead, self.mass_effect,
         )
 
 
@@ -125,6 +127,7 @@ class Stepper:
         # C_k stays what it was unless another mover takes part of its group: only then is a factorization reused.
         self._constant = {
             k: all(groups[k] >= groups[j] or not groups[k] & groups[j] for j in groups) and not self._atrophic
+            and equation.mass_effect is None
             for k in self._movers
         }
 
@@ -167,6 +170,8 @@ class Stepper:
                 if to >= 0 and (exponent.requires_grad or float(exponent[k]) > 0):
                     p = transfer(p, k, -torch.expm1(-exponent[k]), to)
             p = self._grow(p, dt - centroid, reverse)
+        if equation.mass_effect is not None:
+            p = equation.mass_effect.push(p)
         return p if residual is None else correct(p, residual, dt)
 
     def _grow(self, p, dt, reverse):
@@ -174,7 +179,8 @@ class Stepper:
         for k in reversed(self._growing) if reverse else self._growing:
             kappa = 1.0 if equation.kappa is None else equation.coefficient(equation.kappa, k)
             rho = equation.coefficient(equation.rho, k)
-            p = grow(p, k, equation.yields[k], rho * dt, kappa, equation.dead[k] if equation.dead else -1)
+            pushed = 0.0 if equation.mass_effect is None else equation.mass_effect.fraction
+            p = grow(p, k, equation.yields[k], rho * dt, kappa, equation.dead[k] if equation.dead else -1, pushed)
         for k in self._atrophic:
             p = transfer(p, k, -torch.expm1(-equation.atrophy[k] * dt), equation.dead[k])
         return p

@@ -24,7 +24,7 @@ class FastStepper(Stepper):
 
     def step(self, p: torch.Tensor, dt: float, *, reverse: bool = False, kill=None, residual=None) -> torch.Tensor:
         """As `Stepper.step`, in place."""
-        if self.equation.is_tensor or residual is not None:
+        if self.equation.is_tensor or self.equation.mass_effect is not None or residual is not None:
             return super().step(p, dt, reverse=reverse, kill=kill, residual=residual)
         if not reverse:
             self._react_in_place(p, dt, kill, reverse)

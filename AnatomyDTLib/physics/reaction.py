@@ -28,12 +28,13 @@ def transfer(p: torch.Tensor, k: int, fraction, to: int) -> torch.Tensor:
     return p
 
 
-def grow(p: torch.Tensor, k: int, givers: tuple[int, ...], rho_dt, kappa, dead: int) -> torch.Tensor:
+def grow(p: torch.Tensor, k: int, givers: tuple[int, ...], rho_dt, kappa, dead: int, pushed: float = 0.0) -> torch.Tensor:
     """Class k grows logistically into the classes that give way, each in proportion to its presence.
 
     With C = p_k + Σ p_givers the growing part of the voxel, u = p_k / C follows the logistic law, so that
     p_k never exceeds what there is to fill; where all give way C = 1 and the law is eq. 2's. Above the
-    carrying capacity the loss goes to class `dead` (kept where there is none, dead = −1).
+    carrying capacity the loss goes to class `dead` (kept where there is none, dead = −1). The part `pushed` of the gain
+    is taken from no one: the sum is then above 1 and the mass effect has to follow.
     p: (B, K, *S); rho_dt, kappa: scalar or (B, *S).
     """
     if not givers:
@@ -47,7 +48,7 @@ def grow(p: torch.Tensor, k: int, givers: tuple[int, ...], rho_dt, kappa, dead: 
     u = mover / torch.where(positive, capacity, torch.ones_like(capacity))
     change = (logistic(u, rho_dt, kappa) - u) * capacity
     gain = torch.minimum(change.clamp(min=0), host)
-    kept = 1 - gain / torch.where(host > 0, host, torch.ones_like(host))
+    kept = 1 - (1 - pushed) * gain / torch.where(host > 0, host, torch.ones_like(host))
     loss = (-change).clamp(min=0) if dead >= 0 else torch.zeros_like(gain)
     changed = torch.cat(((mover + gain - loss).unsqueeze(1), part[:, 1:] * kept.unsqueeze(1)), 1)
     after = _replace(p, chosen, changed)

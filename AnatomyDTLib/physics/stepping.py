@@ -174,6 +174,8 @@ class _Windowed:
         self.whole = tuple(slice(0, n) for n in p.shape[2:])
         probe = Stepper(equation)
         self.moving = sorted({*probe._movers, *probe._growing, *probe._atrophic})
+        if equation.mass_effect is not None:
+            self.moving = [k for k in range(p.shape[1]) if k not in equation.mass_effect.still]
         self.largest = 0.0
         self.fixed = not window or residual is not None
         dt = course.longest_step

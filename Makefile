@@ -1,0 +1,29 @@
+# make forecast: the main job on the bundled sample.   make test: the test suite.
+# Both create .venv from requirements.txt once; later calls are quick.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+OUT ?= forecast
+SAMPLE = AnatomyDT/Resources/SampleData
+
+.PHONY: forecast test slow bench clean
+
+.venv/.done: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+forecast: .venv/.done
+	.venv/bin/python -m AnatomyDTLib forecast $(SAMPLE)/sample_baseline.seg.nrrd \
+		--plan $(SAMPLE)/plan_stupp.json --out $(OUT)
+
+test: .venv/.done
+	.venv/bin/python -m pytest
+
+slow: .venv/.done
+	.venv/bin/python -m pytest -m slow -s
+
+bench: .venv/.done
+	.venv/bin/python -m AnatomyDTLib bench
+
+clean:
+	rm -rf .venv $(OUT)
