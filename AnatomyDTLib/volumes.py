@@ -1,9 +1,6 @@
 """Volumes and label maps in and out of files: .nii, .nii.gz, .nrrd, .seg.nrrd, .mha, .mhd.
 
-ITK decodes. What it does not do is done here before it opens a file: its NIfTI and MetaImage readers
-take a truncated file for a whole one filled with zeros, print to the terminal, and allocate whatever the
-header declares. So the header's sizes are compared with the bytes that are there, and gzip and zlib
-streams are checked to the end. NRRD is written here, because ITK does not tell a full disk from success.
+NRRD is written here, not with ITK, which does not tell a full disk from success.
 """
 
 from __future__ import annotations
@@ -22,14 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd")
-MOST_VOXELS = 2**31
+from .imagefiles import VolumeError, by, checked
+
 MOST_LABELS = 254        # an anatomy has at most 255 tissues, one is the background
 _BLOCK = 1 << 20
-
-
-class VolumeError(ValueError):
-    """A file that cannot be read or written; the text is the sentence the user reads."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +61,9 @@ class Geometry:
     def difference(self, other: Geometry) -> str | None:
         """What differs from another geometry, in words with both values; None when voxels coincide within a tenth."""
         if self.shape != other.shape:
-            return f"{_by(self.shape[::-1])} voxels and {_by(other.shape[::-1])} voxels"
+            return f"{by(self.shape[::-1])} voxels and {by(other.shape[::-1])} voxels"
         if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=2e-3, atol=0):
-            return f"voxels of {_by(self.spacing_mm[::-1])} mm and of {_by(other.spacing_mm[::-1])} mm"
+            return f"voxels of {by(self.spacing_mm[::-1])} mm and of {by(other.spacing_mm[::-1])} mm"
         tolerance = 0.1 * min(self.spacing_mm)
         offset = np.linalg.norm(self.origin_mm - other.origin_mm)
         if offset > tolerance:
@@ -127,9 +120,9 @@ class Volume:
 def read(path) -> Volume:
     """Reads an image; raises VolumeError with one sentence when it cannot be one."""
     path = Path(path)
-    header = _checked_header(path)
+    header, decode = checked(path)
     try:
-        layers, steps, origin = _decode(path)
+        layers, steps, origin = decode()
     except MemoryError:
         raise VolumeError(f"{path.name} does not fit into memory") from None
     except (RuntimeError, ValueError, OSError, OverflowError, ArithmeticError, KeyError, IndexError, struct.error, zlib.error):
@@ -145,7 +138,7 @@ def read(path) -> Volume:
         raise VolumeError(f"{path.name} has a voxel size or position that is not a number; repair its header")
     spacing = geometry.spacing_mm
     if min(spacing) <= 0 or max(spacing) > 1e6 or abs(np.linalg.det(steps / np.array(spacing)[:, None])) < 1e-3:
-        raise VolumeError(f"{path.name} has voxels of {_by(spacing[::-1])} mm along axes that span no volume; repair its header")
+        raise VolumeError(f"{path.name} has voxels of {by(spacing[::-1])} mm along axes that span no volume; repair its header")
     if geometry.shear > 1e-3:
         degrees = math.degrees(math.asin(min(1.0, geometry.shear)))
         warnings.append(
@@ -334,10 +327,6 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\r", " ").replace("\n", "\\n")
 
 
-def _by(numbers) -> str:
-    return " x ".join(f"{n:.4g}" for n in numbers)
-
-
 def _fraction(layers: np.ndarray) -> float:
     return float(layers[layers != np.rint(layers)].flat[0])
 
@@ -349,287 +338,6 @@ def _extent(mask: np.ndarray) -> list[int]:
         found = np.flatnonzero(mask.any(axis=tuple(a for a in (0, 1, 2) if a != axis)))
         extent += [int(found[0]), int(found[-1])] if found.size else [0, -1]
     return extent
-
-
-# ---- reading: what the file declares against what it holds
-
-
-def _checked_header(path: Path) -> dict[str, str]:
-    """Key/value pairs of the file's header, after its sizes were compared with its bytes; raises VolumeError."""
-    name = path.name
-    if not name.lower().endswith(SUFFIXES):
-        raise VolumeError(f"{name} has no suffix that can be read; give one of {', '.join(SUFFIXES)}")
-    try:
-        if path.is_dir():
-            raise VolumeError(f"{path} is a folder; give an image file")
-        with open(path, "rb") as stream:
-            start = stream.read(2 * _BLOCK)
-    except FileNotFoundError:
-        raise VolumeError(f"there is no file {path}") from None
-    except OSError as error:
-        raise VolumeError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    if not start:
-        raise VolumeError(f"{name} is an empty file")
-    check = _check_nrrd if name.lower().endswith("nrrd") else _check_meta if name.lower().endswith((".mha", ".mhd")) else _check_nifti
-    try:
-        return check(path, start)
-    except VolumeError:
-        raise
-    except OSError as error:
-        raise VolumeError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, IndexError, KeyError, struct.error, zlib.error, OverflowError):
-        raise VolumeError(f"{name} cannot be read as an image: it is damaged or not an image") from None
-
-
-def _expect(path: Path, sizes: Sequence[int], bytes_per_voxel: int) -> int:
-    """Bytes of image data that the declared sizes ask for; raises VolumeError for sizes no image has."""
-    if min(sizes) < 1:
-        raise VolumeError(f"{path.name} holds no voxels")
-    voxels = math.prod(sizes)
-    if voxels > MOST_VOXELS:
-        raise VolumeError(f"{path.name} declares {_by(sizes)} voxels, which is more than can be read")
-    return voxels * bytes_per_voxel
-
-
-def _spatial(path: Path, sizes: Sequence[int]) -> None:
-    extra = [n for n in sizes[3:] if n != 1]
-    if extra:
-        raise VolumeError(f"{path.name} has {len(sizes)} dimensions ({_by(sizes)}); give one volume of two or three")
-    if len(sizes) < 2:
-        raise VolumeError(f"{path.name} has {len(sizes)} dimension; give an image of two or three")
-
-
-def _compare(path: Path, expected: int, found: int) -> None:
-    if found < expected:
-        raise VolumeError(f"{path.name} is truncated: it holds {found} bytes of image data and declares {expected}")
-
-
-def _unpacked_size(path: Path, offset: int, expected: int, wbits: int) -> int:
-    """Bytes in the compressed stream at `offset`, checked to its end; raises VolumeError when it is damaged."""
-    total, packer = 0, zlib.decompressobj(wbits)
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        while block := stream.read(_BLOCK):
-            while block:
-                total += len(packer.decompress(block, _BLOCK))
-                if total > expected + _BLOCK:
-                    raise VolumeError(f"{path.name} is damaged: it holds more image data than the {expected} bytes that it declares")
-                block = packer.unconsumed_tail
-                if packer.eof:
-                    rest = packer.unused_data
-                    if wbits != 31 or not rest.startswith(b"\x1f\x8b"):
-                        return total
-                    packer, block = zlib.decompressobj(wbits), rest      # gzip files may have several members
-    while tail := packer.decompress(packer.unconsumed_tail, _BLOCK):
-        total += len(tail)
-        if total > expected + _BLOCK:
-            break
-    if not packer.eof:
-        raise VolumeError(f"{path.name} is truncated: its compressed data end early")
-    return total
-
-
-def _check_nrrd(path: Path, start: bytes) -> dict[str, str]:
-    if not start.startswith(b"NRRD000"):
-        raise VolumeError(f"{path.name} is not a NRRD file")
-    match = re.search(rb"\r?\n\r?\n", start)
-    if match is None:
-        raise VolumeError(f"{path.name} is truncated or not an image: its header has no end")
-    head, offset = start[:match.start()].decode("utf-8", "replace"), match.end()
-    fields, keys = {}, {}
-    for line in head.splitlines()[1:]:
-        if line.startswith("#"):
-            continue
-        if ":=" in line and (": " not in line or line.index(":=") < line.index(": ")):
-            key, value = line.split(":=", 1)
-            keys[key] = value.replace("\\n", "\n").replace("\\\\", "\\")
-        elif ":" in line:
-            key, value = line.split(":", 1)
-            fields[key.strip().lower()] = value.strip()
-    if "data file" in fields or "datafile" in fields:
-        raise VolumeError(f"{path.name} keeps its data in another file; store it in one .nrrd")
-    if any(int(fields.get(key, "0")) for key in ("line skip", "lineskip", "byte skip", "byteskip")):
-        raise VolumeError(f"{path.name} skips a part of its data; store it as a plain .nrrd")
-    sizes = [int(n) for n in fields["sizes"].split()]
-    if int(fields["dimension"]) != len(sizes):
-        raise VolumeError(f"{path.name} is damaged: its header contradicts itself on the number of dimensions")
-    bytes_per_voxel = _NRRD_BYTES.get(fields["type"])
-    if bytes_per_voxel is None:
-        raise VolumeError(f"{path.name} holds values of the type '{fields['type'][:30]}', which is not an image's")
-    kinds = fields.get("kinds", "").split()
-    layered = [k not in ("domain", "space", "time", "none", "???") for k in kinds]
-    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", ""))
-    if len(directions) == len(sizes):
-        layered = [d == "none" for d in directions]
-    spatial = [n for n, other in zip(sizes, layered) if not other] if len(layered) == len(sizes) else sizes
-    _spatial(path, spatial)
-    if len(spatial) + 1 < len(sizes):
-        raise VolumeError(f"{path.name} has {len(sizes)} dimensions ({_by(sizes)}); give one volume of two or three")
-    expected = _expect(path, sizes, bytes_per_voxel)
-    spacings = [float(n) for d in directions if d != "none" for n in d.strip("()").split(",")]
-    spacings += [float(n) for n in fields.get("spacings", "").split() if n.lower() != "nan" or len(spatial) == len(sizes)]
-    if not all(math.isfinite(n) for n in spacings):
-        raise VolumeError(f"{path.name} has a voxel size that is not a number; repair its header")
-    zero = [d for d in directions if d != "none" and not any(float(n) for n in d.strip("()").split(","))]
-    if zero or any(float(n) == 0.0 for n in fields.get("spacings", "").split()):
-        raise VolumeError(f"{path.name} has a voxel size of zero; repair its header")
-    encoding = fields.get("encoding", "").lower()
-    if encoding == "raw":
-        _compare(path, expected, path.stat().st_size - offset)
-    elif encoding in ("gzip", "gz"):
-        _compare(path, expected, _unpacked_size(path, offset, expected, 31))
-    else:
-        raise VolumeError(f"{path.name} has the NRRD encoding '{encoding[:30]}'; store it with raw or gzip")
-    return keys
-
-
-_NRRD_BYTES = {
-    name: size
-    for size, names in {
-        1: "signed char|int8|int8_t|uchar|unsigned char|uint8|uint8_t",
-        2: "short|short int|signed short|signed short int|int16|int16_t|ushort|unsigned short|unsigned short int|uint16|uint16_t",
-        4: "int|signed int|int32|int32_t|uint|unsigned int|uint32|uint32_t|float",
-        8: "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t|ulonglong|unsigned long long"
-           "|unsigned long long int|uint64|uint64_t|double",
-    }.items()
-    for name in names.split("|")
-}
-
-_META_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
-    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
-}
-
-
-def _check_meta(path: Path, start: bytes) -> dict[str, str]:
-    match = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*)\r?\n?", start, re.MULTILINE)
-    if match is None:
-        raise VolumeError(f"{path.name} is not a MetaImage file, or its header is truncated")
-    pairs = (line.split("=", 1) for line in start[:match.start()].decode("utf-8", "replace").splitlines() if "=" in line)
-    fields = {key.strip(): value.strip() for key, value in pairs}
-    sizes = [int(n) for n in fields["DimSize"].split()]
-    if int(fields["NDims"]) != len(sizes):
-        raise VolumeError(f"{path.name} is damaged: its header contradicts itself on the number of dimensions")
-    _spatial(path, sizes)
-    if int(fields.get("ElementNumberOfChannels", "1")) != 1:
-        raise VolumeError(f"{path.name} has several values per voxel (a colour or vector image); give one value per voxel")
-    expected = _expect(path, sizes, _META_BYTES[fields["ElementType"]])
-    for key in ("ElementSpacing", "ElementSize", "TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"):
-        values = [float(n) for n in fields.get(key, "").split()]
-        if not all(math.isfinite(v) for v in values):
-            raise VolumeError(f"{path.name} has a voxel size or position that is not a number; repair its header")
-        if key.startswith("Element") and not all(v > 0 for v in values):
-            raise VolumeError(f"{path.name} has a voxel size of {_by(values)} mm; repair its header")
-    if int(fields.get("HeaderSize", "0")) != 0 or fields.get("BinaryData", "True").lower() not in ("true", "1"):
-        raise VolumeError(f"{path.name} is not a plain binary MetaImage; store it with binary data right after its header")
-    data, offset = path, match.end()
-    where = match.group(1).decode("utf-8", "replace").strip()
-    if where.upper() != "LOCAL":
-        data, offset = path.parent / where, 0
-        if where != os.path.basename(where) or where.upper().startswith("LIST") or "%" in where:
-            raise VolumeError(f"{path.name} keeps its data in '{where[:60]}'; it must be one file beside it")
-        if not data.is_file():
-            raise VolumeError(f"{path.name} keeps its data in {where[:60]}, which is not beside it")
-    if fields.get("CompressedData", "False").lower() in ("true", "1"):
-        _compare(path, expected, _unpacked_size(data, offset, expected, 15))
-        declared = int(fields.get("CompressedDataSize", "0"))
-        if not 0 <= declared <= data.stat().st_size - offset:
-            raise VolumeError(f"{path.name} is truncated: its compressed data end early")
-    else:
-        _compare(path, expected, data.stat().st_size - offset)
-    return {}
-
-
-# bytes of one value, by NIfTI datatype; RGB (128, 2304), complex and long double are not label maps
-_NIFTI_BYTES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 768: 4, 16: 4, 64: 8, 1024: 8, 1280: 8}
-
-
-def _check_nifti(path: Path, start: bytes) -> dict[str, str]:
-    packed = start.startswith(b"\x1f\x8b")
-    head = zlib.decompressobj(31).decompress(start, 1024) if packed else start[:1024]
-    if len(head) < 348:
-        raise VolumeError(f"{path.name} is truncated or not a NIfTI file")
-    order = next((o for o in "<>" if struct.unpack_from(o + "i", head)[0] in (348, 540)), None)
-    if order is None:
-        raise VolumeError(f"{path.name} is not a NIfTI file")
-    second = struct.unpack_from(order + "i", head)[0] == 540
-    if second:
-        dim = struct.unpack_from(order + "8q", head, 16)
-        datatype = struct.unpack_from(order + "h", head, 12)[0]
-        pixdim = struct.unpack_from(order + "8d", head, 104)
-        vox_offset = struct.unpack_from(order + "q", head, 168)[0]
-        placed = struct.unpack_from(order + "18d", head, 352)
-        magic = head[4:8]
-    else:
-        dim = struct.unpack_from(order + "8h", head, 40)
-        datatype = struct.unpack_from(order + "h", head, 70)[0]
-        pixdim = struct.unpack_from(order + "8f", head, 76)
-        vox_offset = struct.unpack_from(order + "f", head, 108)[0]
-        placed = struct.unpack_from(order + "18f", head, 256)
-        magic = head[344:348]
-    if magic[:3] not in (b"n+1", b"n+2"):
-        raise VolumeError(f"{path.name} is not a NIfTI file with its data inside (magic {magic!r})")
-    if not 1 <= dim[0] <= 7:
-        raise VolumeError(f"{path.name} is damaged: it declares {dim[0]} dimensions")
-    sizes = dim[1:1 + dim[0]]
-    expected = _expect(path, sizes, 1)
-    _spatial(path, sizes)
-    if datatype in (128, 2304):
-        raise VolumeError(f"{path.name} has several values per voxel (a colour or vector image); give one value per voxel")
-    if datatype not in _NIFTI_BYTES:
-        raise VolumeError(f"{path.name} holds values of the NIfTI type {datatype}, which no label map has")
-    if not all(math.isfinite(v) for v in (*pixdim[:4], *placed)):
-        raise VolumeError(f"{path.name} has a voxel size or position that is not a number; repair its header")
-    spacing = pixdim[1:1 + min(3, dim[0])]
-    if not all(v > 0 for v in spacing):
-        raise VolumeError(f"{path.name} has a voxel size of {_by(spacing)} mm; repair its header")
-    if not (math.isfinite(vox_offset) and (540 if second else 348) <= vox_offset <= 2 * _BLOCK):
-        raise VolumeError(f"{path.name} is damaged: its data start at byte {vox_offset:g}")
-    expected = int(vox_offset) + expected * _NIFTI_BYTES[datatype]
-    _compare(path, expected, _unpacked_size(path, 0, expected, 31) if packed else path.stat().st_size)
-    return {}
-
-
-# ---- reading: decoding
-
-
-def _decode(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(layers (L, [Z,] Y, X), steps_mm, origin_mm) of a file whose header was checked."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            return _decode_sheared(path)
-        raise
-    array = sitk.GetArrayFromImage(image)
-    channels = image.GetNumberOfComponentsPerPixel()
-    layers = np.moveaxis(array, -1, 0) if channels > 1 else array[None]
-    ndim = image.GetDimension()
-    while ndim > 3:                  # trailing axes of length 1
-        layers, ndim = layers[:, 0], ndim - 1
-    axes = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
-    steps, origin = np.zeros((3, 3)), np.zeros(3)
-    n = min(ndim, 3)
-    if n == 2:
-        steps[0, 2] = 1.0            # a 2D image is one slice of 1 mm
-    steps[3 - n:, :n] = (axes[:n, :n] * np.array(image.GetSpacing())[:n]).T[::-1]
-    origin[:n] = image.GetOrigin()[:n]
-    return np.ascontiguousarray(layers), steps, origin
-
-
-def _decode_sheared(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import nibabel
-
-    image = nibabel.load(path)
-    array = np.asanyarray(image.dataobj)
-    while array.ndim > 3:
-        array = array[..., 0]
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine        # to left-posterior-superior
-    steps = affine[:3, :3].T[::-1]
-    return np.ascontiguousarray(array.T)[None], np.ascontiguousarray(steps), affine[:3, 3]
 
 
 def _segments(header: Mapping[str, str], path: Path) -> tuple[Segment, ...]:
