@@ -58,6 +58,8 @@ def forecast(
     *,
     maps: Mapping[str, np.ndarray] | None = None,
     tensor: np.ndarray | None = None,
+    weights: str | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
     device: str = "auto",
     probabilities: bool = False,
     progress: Callable[[float, str], None] | None = None,
@@ -70,6 +72,8 @@ def forecast(
     maps: the arrays that the plan's treatments name (resection regions, dose in Gy), shape of labels
     tensor: diffusion tensor (ndim, ndim, *S) in the axes of the array, any unit; it gives the direction of the tumor's
         diffusion, the tissue gives its mean
+    weights: file of a growth network trained for the plan's tissues (safetensors); None: the mechanistic model alone
+    images: what that network was trained with beside the labels, by name in the order of training, shape of labels
     device: "auto" (CUDA where there is one), "cpu" or "cuda"
     probabilities: also return the tumor's probability
     progress: called with a fraction in 0..1 and a text; cancelled: polled every step
@@ -79,10 +83,11 @@ def forecast(
     maps = _checked_maps(plan, maps or {}, labels.shape)
     tensor = _checked_tensor(tensor, labels.shape)
     warnings = _warnings(labels, plan)
+    network = _network(weights, images, plan, labels.shape)
     import torch
 
     chosen = _device(device, torch)
-    request = (labels, spacing_mm, plan, maps, tensor)
+    request = (labels, spacing_mm, plan, maps, tensor, network)
     try:
         return _run(request, chosen, probabilities, progress, cancelled, warnings)
     except (torch.OutOfMemoryError, MemoryError):
@@ -100,12 +105,13 @@ def _run(request, device, probabilities, progress, cancelled, warnings) -> Forec
     from .physics.stepping import integrate
     from .state import labels_of
 
-    labels, spacing_mm, plan, maps, tensor = request
+    labels, spacing_mm, plan, maps, tensor, network = request
     began = time.perf_counter()
     if progress is not None:
         progress(0.0, "preparing")
     with torch.no_grad():
         p, equation, course = assemble(plan, labels, spacing_mm, maps, tensor, device)
+        residual = None if network is None else _residual(*network, course, device)
         prepared = time.perf_counter()
         tumors = list(plan.anatomy.tumors)
         frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
@@ -129,7 +135,7 @@ def _run(request, device, probabilities, progress, cancelled, warnings) -> Forec
         if tumor is not None:
             tumor[0] = p[0, tumors].sum(0).cpu().numpy()
         try:
-            _, ran = integrate(p, equation, course, report=report, progress=told, cancelled=cancelled)
+            _, ran = integrate(p, equation, course, residual=residual, report=report, progress=told, cancelled=cancelled)
         except InterruptedError:
             raise Cancelled("the forecast was cancelled") from None
     finished = time.perf_counter()
@@ -143,6 +149,44 @@ def _run(request, device, probabilities, progress, cancelled, warnings) -> Forec
     return Forecast(
         np.array(plan.reported_days), frames, counts * voxel_ml, tumor, spacing_mm, plan, tuple(warnings), run,
     )
+
+
+def _network(weights, images, plan, shape):
+    """The growth network and its images (1, I, *S), or None."""
+    if weights is None:
+        if images:
+            raise ForecastError("images were given without weights; only a growth network uses them")
+        return None
+    import torch
+
+    from .learning.growth import load_growth
+
+    try:
+        network = load_growth(weights, plan.anatomy.names, len(shape))
+    except ValueError as error:
+        raise ForecastError(str(error)) from None
+    given = {name: np.asarray(image, np.float32) for name, image in (images or {}).items()}
+    if len(given) != network.config.images:
+        raise ForecastError(f"the weights need {network.config.images} image(s), {len(given)} were given")
+    for name, image in given.items():
+        if image.shape != shape or not np.isfinite(image).all():
+            raise ForecastError(f"the image '{name}' must be finite and have the shape {shape}, not {image.shape}")
+    return network, torch.from_numpy(np.stack(list(given.values()))[None]) if given else None
+
+
+def _residual(network, images, course, device):
+    """The network as the solver calls it: rates at the start of a step."""
+    import torch
+
+    from .learning.growth import exposure
+
+    network = network.to(device)
+    images = None if images is None else images.to(device)
+
+    def rates(p, start, dt):
+        return network(p, torch.tensor([exposure(course, start)], device=p.device, dtype=p.dtype), images)
+
+    return rates
 
 
 def _checked(labels, spacing_mm, plan):

@@ -1,0 +1,1 @@
+"""Growth network, losses, datasets, baselines, training, evaluation."""
