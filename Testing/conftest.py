@@ -7,7 +7,7 @@ import pytest
 
 
 class HeadlessScene:
-    """The real scene and the real logics of slicer-core; `close` lets go of them in the right order."""
+    """The real scene and the real logics of slicer-core, as the application brings them."""
 
     def __init__(self):
         import slicer
@@ -20,9 +20,8 @@ class HeadlessScene:
             self.logics.append(logic)
 
     def close(self):
-        for logic in self.logics:
-            logic.SetMRMLScene(None)
         self.scene.Clear(True)
+        self.logics.clear()
 
 
 @pytest.fixture

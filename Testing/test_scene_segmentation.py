@@ -121,6 +121,14 @@ def test_voxels_outside_a_smaller_reference_are_named(add_segmentation, add_volu
     assert f"{np.count_nonzero(labels[10:])} segmented voxels" in found.warnings[0]
 
 
+def test_voxels_outside_a_turned_reference_are_counted(add_segmentation, add_volume):
+    labels = head()
+    half = geometry((0, 0, 1), 0, (0.9, 0.9, 0.9), (0, 0, 0))
+    found = nodes.read(add_segmentation(labels, ROUND, NAMES), add_volume(np.zeros((11, 40, 60), np.int16), half))
+    beyond = np.count_nonzero(labels[10:])            # centres above 10.5 * 0.9 mm - the grid ends at 9.45 mm
+    assert f"{beyond} segmented voxels" in found.warnings[0]
+
+
 def test_a_turned_reference_resamples_as_slicer_exports(slicer_scene, add_segmentation, add_volume, add_transform):
     node = add_segmentation(head(), ROUND, NAMES)
     reference = add_volume(np.zeros((30, 36, 44), np.int16), geometry((0, 1, 1), 20, (0.8, 1.1, 0.9), (-5, -6, -1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 import vtk
 
-from ..engine import Forecast
+from ..engine import Forecast, ForecastError
 
 DAY = "Day"
 UNIT = "mL"
@@ -30,6 +30,24 @@ def add(scene, name: str, forecast: Forecast, segments):
     table.EndModify(blocked)
     series = [add_series(scene, table, column, segment.name, segment.color) for column, segment in zip(columns[1:], segments)]
     return table, series, add_chart(scene, f"{name} volumes", series)
+
+
+def add_comparison(scene, name: str, compared, tissue: str):
+    """One chart of one tissue in several forecasts: (series, chart). Same colour, one line style per forecast.
+
+    compared: (name, volume table, colour) per forecast; tissue: the column's name
+    """
+    dashes = [getattr(slicer.vtkMRMLPlotSeriesNode, f"LineStyle{style}") for style in ("Solid", "Dash", "Dot", "DashDot", "DashDotDot")]
+    series = []
+    for label, table, _ in compared:
+        columns = [table.GetTable().GetColumnName(c) for c in range(1, table.GetTable().GetNumberOfColumns())]
+        if tissue not in columns:
+            raise ForecastError(f"the forecast '{label}' has no tissue '{tissue}'; compare one of {', '.join(columns)}")
+    for number, (label, table, color) in enumerate(compared):
+        line = add_series(scene, table, tissue, f"{label}: {tissue}", color)
+        line.SetLineStyle(dashes[number % len(dashes)])
+        series.append(line)
+    return series, add_chart(scene, name, series)
 
 
 def add_series(scene, table, column: str, name: str, color):

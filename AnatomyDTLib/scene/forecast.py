@@ -128,6 +128,18 @@ def show(
     return _shown(browser)
 
 
+def compare(scene, shown: list[Shown], tissue: str, name: str = "Comparison"):
+    """One chart of a tissue's volume in several forecasts: (series, chart). All or nothing."""
+    if len(shown) < 2:
+        raise ForecastError("a comparison takes two forecasts or more; run another one under another name")
+    compared = []
+    for one in shown:
+        line = next((s for s in one.series if s is not None and s.GetYColumnName() == tissue), None)
+        compared.append((one.name, one.table, line.GetColor() if line else (0.0, 0.0, 0.0)))
+    with all_or_nothing(scene):
+        return charts.add_comparison(scene, name, compared, tissue)
+
+
 def find(scene, name: str) -> Shown | None:
     """The forecast of this name in the scene, also one that was loaded with it; None where there is none."""
     return next((shown for shown in all_shown(scene) if shown.name == name), None)
@@ -140,9 +152,13 @@ def all_shown(scene) -> list[Shown]:
 
 
 def remove(shown: Shown) -> None:
-    """Removes a forecast's nodes, display and storage nodes included: a removed browser would leave its proxies."""
+    """Removes a forecast's nodes, display and storage nodes included: a removed browser would leave its proxies.
+
+    Its lines in comparison charts go too.
+    """
     scene = shown.browser.GetScene()
-    nodes = [shown.browser, shown.chart, *shown.series, shown.table]
+    lines = [s for s in _nodes(scene, "vtkMRMLPlotSeriesNode") if shown.table is not None and s.GetTableNode() is shown.table]
+    nodes = [shown.browser, shown.chart, *lines, *(s for s in shown.series if s not in lines), shown.table]
     nodes += [shown.sequence, shown.probability_sequence, shown.proxy, shown.probability_proxy]
     _remove(scene, [n for n in nodes if n is not None])
 

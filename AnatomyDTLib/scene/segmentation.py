@@ -327,11 +327,22 @@ def _merged(segmentation, ids, grid: Grid, matrix=None, warp=None) -> tuple[np.n
             mask = mask[inner]
         else:
             outer = (slice(None),) * 3
+            if not bends:
+                lost += _outside(mask, source, grid)
             mask = resampled(oriented_image(mask.view(np.uint8), source), grid, warp if bends else None) > 0
         target = labels[outer]
         hidden += int(np.count_nonzero(target[mask]))
         target[mask] = value
     return labels, lost, hidden
+
+
+def _outside(mask: np.ndarray, source: Grid, grid: Grid) -> int:
+    """How many voxels of a mask have their centre outside a grid."""
+    x, y, z = np.linalg.inv(grid.ijk_to_ras)[:3] @ source.ijk_to_ras @ np.stack([*np.nonzero(mask)[::-1], np.ones(np.count_nonzero(mask))])
+    inside = np.ones(x.shape, bool)
+    for position, n in zip((z, y, x), grid.shape):
+        inside &= (position > -0.5) & (position < n - 0.5)
+    return int(np.count_nonzero(~inside))
 
 
 def _hardened(segmentation, ids, warp, grid: Grid | None, what: str) -> tuple[np.ndarray, Grid, int]:

@@ -16,7 +16,7 @@ from .segmentation import LABELMAP, REFERENCE_GEOMETRY, SURFACE, Segment, know_c
 from .surfaces import CONVERSION, Surfaces
 
 # Roles that enclose what the user looks for: shown translucent in 3D. The others are opaque.
-OPACITY_3D = {"white": 0.15, "grey": 0.1, "organ": 0.15, "csf": 0.1, "edema": 0.4, "barrier": 0.15, "background": 0.1}
+OPACITY_3D = {"white": 0.06, "grey": 0.03, "organ": 0.12, "csf": 0.02, "edema": 0.4, "barrier": 0.1, "background": 0.03}
 
 PLAYBACK_FRAMES_PER_SECOND = 4.0
 
