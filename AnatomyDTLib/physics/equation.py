@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,9 @@ from .pressure import MassEffect
 from .reaction import correct, grow, transfer
 from .simplex import project
 from .transport import AxisSystem, carry, drift_flux, mixed_flux
+
+# Part of a voxel's room that a drift may fill through each of its two faces before the room is looked at again.
+COURANT = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,24 @@ class Stepper:
         self._growing = tuple(k for k in range(equation.classes) if equation._live(equation.rho, k))
         self._atrophic = tuple(k for k in range(equation.classes) if equation._live(equation.atrophy, k))
         groups = {k: {k, *equation.yields[k]} for k in self._movers + self._growing}
+        overshoot = equation.kappa is not None and any(
+            bool((equation.coefficient(equation.kappa, k) < 1).any()) and not self.confined(k) for k in self._growing
+        )
         # C_k stays what it was unless another mover takes part of its group: only then is a factorization reused.
         self._constant = {
             k: all(groups[k] >= groups[j] or not groups[k] & groups[j] for j in groups) and not self._atrophic
-            and equation.mass_effect is None
+            and equation.mass_effect is None and not overshoot
             for k in self._movers
         }
 
+    def confined(self, k: int) -> bool:
+        """Whether what dies of class k stays within C of every mover."""
+        to = self.equation.dead[k] if self.equation.dead else -1
+        groups = ((m, *self.equation.yields[m]) for m in self._movers)
+        return to < 0 or all((k in group) == (to in group) for group in groups)
+
     def forget(self) -> None:
-        """Drops what was kept: to be called after an event that moves mass to a class that does not give way."""
+        """Drops what was kept: to be called after an event that changes C of a mover."""
         self._systems.clear()
 
     def step(self, p: torch.Tensor, dt: float, *, reverse: bool = False, kill=None, residual=None) -> torch.Tensor:
@@ -169,10 +182,15 @@ class Stepper:
             for k, to in enumerate(equation.dead):
                 if to >= 0 and (exponent.requires_grad or float(exponent[k]) > 0):
                     p = transfer(p, k, -torch.expm1(-exponent[k]), to)
+                    if not self.confined(k):
+                        self.forget()
             p = self._grow(p, dt - centroid, reverse)
         if equation.mass_effect is not None:
             p = equation.mass_effect.push(p)
-        return p if residual is None else correct(p, residual, dt)
+        if residual is None:
+            return p
+        self.forget()
+        return correct(p, residual, dt)
 
     def _grow(self, p, dt, reverse):
         equation = self.equation
@@ -188,19 +206,35 @@ class Stepper:
     def _transport(self, p, k, axis, dt):
         equation = self.equation
         group = [k, *equation.yields[k]]
-        classes = p[:, group].transpose(0, 1).movedim(2 + axis, 0).contiguous()  # (n, A, B, *rest)
+        if self._drifting[k]:
+            return self._transport_drifting(p, k, group, axis, dt)
+        classes = self._facing_classes(p, group, axis)
         key = (k, axis, dt)
         system = self._systems.get(key)
         if system is None:
-            capacity = classes.sum(1)
-            system = AxisSystem(capacity, equation.along(k, axis), dt / equation.spacing[axis] ** 2)
+            system = AxisSystem(classes.sum(1), equation.along(k, axis), dt / equation.spacing[axis] ** 2)
             if self._constant[k] and not torch.is_grad_enabled():
                 self._systems[key] = system
-        if self._drifting[k]:
-            flux = drift_flux(system, classes[:, 0], classes.sum(1), self._drift(p, k, axis, dt))
-        else:
-            flux = system.flux_of(classes[:, 0])
-        return self._put(p, group, carry(classes, flux), axis)
+        return self._put(p, group, carry(classes, system.flux_of(classes[:, 0])), axis)
+
+    def _transport_drifting(self, p, k, group, axis, dt):
+        """In parts so short that the room found at the start of each still bounds what flows in."""
+        equation = self.equation
+        while dt > 0:
+            velocity = self._drift(p, k, axis)
+            parts = max(1, math.ceil(dt * float(velocity.detach().abs().max()) / COURANT))
+            part = dt / parts
+            classes = self._facing_classes(p, group, axis)
+            capacity = classes.sum(1)
+            system = AxisSystem(capacity, equation.along(k, axis), part / equation.spacing[axis] ** 2)
+            flux = drift_flux(system, classes[:, 0], capacity, velocity * part)
+            p = self._put(p, group, carry(classes, flux), axis)
+            dt = dt - part if parts > 1 else 0.0
+        return p
+
+    def _facing_classes(self, p, group, axis):
+        """The classes of a group with the axis first: (n, A, B, *rest), a copy."""
+        return p[:, group].transpose(0, 1).movedim(2 + axis, 0).contiguous()
 
     def _put(self, p, group, classes, axis):
         values = classes.movedim(0, 2 + axis).transpose(0, 1)
@@ -211,8 +245,8 @@ class Stepper:
             p[:, j] = values[:, i]
         return p
 
-    def _drift(self, p, k, axis, dt):
-        """v_k dt/h = Σ_j χ_kj ∂p_j dt/h on the faces, with the axis first: (n − 1, B, *rest)."""
+    def _drift(self, p, k, axis):
+        """v_k/h = Σ_j χ_kj ∂p_j/h on the faces, 1/day, with the axis first: (n − 1, B, *rest)."""
         total = None
         for j in range(self.equation.classes):
             chi = self.equation.chi[k, j] if self.equation.chi.dim() == 2 else self.equation.chi[:, k, j]
@@ -224,7 +258,7 @@ class Stepper:
                 chi = (chi[1:] + chi[:-1]) / 2
             term = chi * (field[1:] - field[:-1])
             total = term if total is None else total + term
-        return total * (dt / self.equation.spacing[axis] ** 2)
+        return total / self.equation.spacing[axis] ** 2
 
     def _transport_mixed(self, p, k, dt):
         """The off-diagonal part of a tensor: explicit Euler, or the midpoint rule where that is stable (second order)."""
@@ -249,6 +283,6 @@ class Stepper:
             flux = fluxes(half)
         for axis, part in enumerate(flux):
             scaled = part.movedim(1 + axis, 0) * (dt / equation.spacing[axis])
-            classes = p[:, group].transpose(0, 1).movedim(2 + axis, 0).contiguous()
+            classes = self._facing_classes(p, group, axis)
             p = self._put(p, group, carry(classes, scaled), axis)
         return p

@@ -61,6 +61,8 @@ class FastStepper(Stepper):
             if to >= 0 and float(exponent[k]) > 0:
                 p[:, to] += p[:, k] * float(-torch.expm1(-exponent[k]))
                 p[:, k] *= float(torch.exp(-exponent[k]))
+                if not self.confined(k):
+                    self.forget()
         self._grow_in_place(p, dt - centroid, reverse)
 
     def _grow_in_place(self, p, dt, reverse):
@@ -102,11 +104,17 @@ class FastStepper(Stepper):
         if self._drifting[k] or not self._constant[k]:
             for axis in axes:
                 p.copy_(self._transport(p, k, axis, dt))
+            mended, change = project(p)
+            self.projected = max(self.projected, change)
+            p.copy_(mended)
             return
-        # The last class of the group is what the others leave of C_k, which transport does not change.
+        # The last class of the group is what the others leave of C_k, which transport does not change. C_k is the one
+        # that the factorization has: summed anew at each step, it would collect the rounding that `_mend` cuts.
         rest = p[:, group[-1]]
-        for j in group[:-1]:
-            rest += p[:, j]
+        capacity = self._systems.get(("capacity", k))
+        if capacity is None:
+            capacity = self._systems["capacity", k] = p[:, group].sum(1)
+        rest.copy_(capacity)
         current = [p[:, j] for j in group[:-1]]
         for turn, axis in enumerate(axes):
             classes = [self._facing(source, axis, (turn % 2, i)) for i, source in enumerate(current)]

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from .equation import CrossDiffusion, Stepper
 from .kernels import FastStepper
 from .simplex import project
-from .treatments import Drug, Resect, drug_kill
+from .treatments import Drug, Irradiate, drug_kill
 
 # Two days closer than this are one day.
 DAY_TOLERANCE = 1e-6
@@ -133,6 +133,15 @@ def integrate(
     return states, {"steps": len(grid), "projected": walk.projected(), "window": walk.described()}
 
 
+def _treated(course: Course, classes: int) -> set[int]:
+    """Classes that radiation or a drug acts on: they change even where they neither move nor grow."""
+    fractions = [event for _, event in course.events if isinstance(event, Irradiate)]
+    return {
+        k for k in range(classes)
+        if any(event.acts_on(k) for event in fractions) or any(float(drug.sensitivity[k]) > 0 for drug in course.drugs)
+    }
+
+
 class _Differentiable:
     """The whole domain, one checkpoint per step: memory grows by one state per step, not by its graph."""
 
@@ -173,7 +182,7 @@ class _Windowed:
         self.full, self.equation, self.course, self.residual = p.clone(), equation, course, residual
         self.whole = tuple(slice(0, n) for n in p.shape[2:])
         probe = Stepper(equation)
-        self.moving = sorted({*probe._movers, *probe._growing, *probe._atrophic})
+        self.moving = sorted({*probe._movers, *probe._growing, *probe._atrophic, *_treated(course, p.shape[1])})
         if equation.mass_effect is not None:
             self.moving = [k for k in range(p.shape[1]) if k not in equation.mass_effect.still]
         self.largest = 0.0
@@ -238,7 +247,7 @@ class _Windowed:
     def strike(self, day):
         due = [event for when, event in self.course.events if abs(when - day) <= DAY_TOLERANCE]
         for event in due:
-            if isinstance(event, Resect):
+            if not isinstance(event, Irradiate):
                 self._close()
                 before = self.full
                 self.full = event(before)
@@ -248,7 +257,7 @@ class _Windowed:
                 self._open(self.whole if self.fixed else self._around(self.full, (0,) * len(self.whole)))
             elif self.box is not None:
                 self.q = event.cropped(self.box)(self.q)
-                if not all(to in self.equation.yields[k] for k, to in enumerate(event.dead) if to >= 0):
+                if not all(self.stepper.confined(k) for k in range(self.equation.classes)):
                     self.stepper.forget()
 
     def _widen(self, touched):
@@ -268,8 +277,6 @@ class _Windowed:
         kill = drug_kill(self.course.drugs, start, end)
         rates = None if self.residual is None else self.residual(self.q, start, end - start)
         self.q = self.stepper.step(self.q, round(end - start, 9), reverse=reverse, kill=kill, residual=rates)
-        if kill is not None and not all(to in self.equation.yields[k] for k, to in enumerate(self.equation.dead) if to >= 0):
-            self.stepper.forget()
         if self.box == self.whole:
             return
         bounds = self._around(self.q, tuple(s.start for s in self.box))

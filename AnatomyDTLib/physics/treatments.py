@@ -33,10 +33,14 @@ class Irradiate:
 
     def __call__(self, p: torch.Tensor) -> torch.Tensor:
         for k, to in enumerate(self.dead):
-            if to >= 0 and (float(self.alpha[k]) > 0 or float(self.beta[k]) > 0):
+            if to >= 0 and self.acts_on(k):
                 left = survival(self.dose_gy, self.alpha[k], self.beta[k])
                 p = transfer(p, k, (1 - left).to(p.dtype), to)
         return p
+
+    def acts_on(self, k: int) -> bool:
+        """Does a fraction kill any of class k, or may its sensitivity be learned."""
+        return any(s.requires_grad or float(s[k]) > 0 for s in (self.alpha, self.beta))
 
     def cropped(self, box) -> Irradiate:
         """The same fraction inside a box of the domain (slices of the spatial axes)."""
