@@ -93,17 +93,13 @@ class _View:
         blur = 0.33 * max(sides)
         rows = _between(cut.shape[0], max(1, round(height / pixel_mm)), blur / sides[0])
         columns = _between(cut.shape[1], max(1, round(width / pixel_mm)), blur / sides[1])
-        color = np.zeros((len(rows), len(columns), 3))
-        total = np.zeros((len(rows), len(columns), 1))
-        tumor = np.zeros((len(rows), len(columns)))
-        for k in np.unique(cut):
-            member = rows @ (cut == k) @ columns.T
-            if k in self.anatomy.tumors:
-                tumor += member
-            sharp = (member ** 6)[..., None]          # nearly the argmax, with a soft edge of a pixel
-            color += sharp * self.colors[k]
-            total += sharp
-        return color / total, tumor
+        present = np.unique(cut)
+        member = np.stack([rows @ (cut == k).astype(np.float32) @ columns.T for k in present])
+        tumor = member[np.isin(present, self.anatomy.tumors)].sum(axis=0)
+        sharp = member * member * member
+        sharp *= sharp                   # to the power of six: nearly the argmax, with a soft edge of a pixel
+        color = np.tensordot(sharp, self.colors[present].astype(np.float32), axes=(0, 0))
+        return color / sharp.sum(axis=0)[..., None], tumor
 
     def pixel_mm(self, pixels: int) -> float:
         """Pixel size at which the widest plane is `pixels` wide."""
@@ -114,7 +110,7 @@ def _between(voxels: int, pixels: int, sigma: float) -> np.ndarray:
     """(pixels, voxels) weights that sum to 1 over the voxels: a Gaussian of `sigma` voxels around each pixel's centre."""
     at = np.clip((np.arange(pixels) + 0.5) * voxels / pixels - 0.5, 0, voxels - 1)
     weights = np.exp(-0.5 * ((at[:, None] - np.arange(voxels)) / sigma) ** 2)
-    return weights / weights.sum(axis=1, keepdims=True)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _oriented(forecast, geometry) -> tuple[np.ndarray, tuple[float, float, float]]:
