@@ -6,6 +6,7 @@ not in the paper itself, say so with "as quoted in".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .plan import Anatomy, Chemotherapy, PlanError, Radiotherapy, Surgery, Tissue
@@ -46,7 +47,16 @@ GROWTH_LAWS = {
         "D (grey taken as white/5, the ratio of Swanson et al. 2000), rho, alpha: Hathout et al. 2016, Cancer Sci 107 (low group); alpha/beta 10 Gy: Rockne et al. 2010",
     ),
 }
-DEFAULT_GROWTH = "lipkova"
+# Untreated glioblastoma doubles in volume in 21 days (median; Ellingson et al. 2016, Cancer 122:1718). A ball of 5.6 mL
+# in white matter, with its infiltrating tail, doubles in 21 days by this law, in 66 by "lipkova" and not within 90 by
+# the other two (Testing/test_presets.py).
+DEFAULT_GROWTH = "hathout-high"
+
+
+def infiltration_mm(law: str = DEFAULT_GROWTH) -> float:
+    """Decay length of the tail of an established tumor, sqrt(D_white / rho), mm (the leading edge of Fisher's front)."""
+    numbers = GROWTH_LAWS[law]
+    return math.sqrt(numbers.white_mm2_per_day / numbers.proliferation_per_day)
 
 
 @dataclass(frozen=True)
