@@ -84,7 +84,8 @@ def add_volume(slicer_scene):
         node = slicer_scene.AddNewNodeByClass(class_name, name)
         image = vtk.vtkImageData()
         image.SetDimensions(array.shape[2::-1])
-        image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).reshape(-1, *array.shape[3:]), deep=True))
+        flat = np.ascontiguousarray(array).reshape(-1, *array.shape[3:])
+        image.GetPointData().SetScalars(numpy_to_vtk(flat, deep=True))
         node.SetAndObserveImageData(image)
         node.SetIJKToRASMatrix(vtk_matrix(ijk_to_ras))
         return node

@@ -17,11 +17,15 @@ from AnatomyDTLib.scene import files  # noqa: E402
 from AnatomyDTLib.scene.geometry import Grid  # noqa: E402
 from AnatomyDTLib.volumes import Geometry  # noqa: E402
 
-ENTRY = "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~~^^~^^"
+ENTRY = (
+    "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered Structure"
+    "~SCT^4147007^Mass~^^~~^^~^^"
+)
 PLAN = Plan(
     Anatomy((
         Tissue("Background", "background"), Tissue("Weiße Substanz", "white", color=(0.9, 0.8, 0.7)),
-        Tissue("Tumor <1>", "tumor", color=(0.8, 0.2, 0.1), terminology=ENTRY), Tissue("Resection cavity", "cavity", color=(0.2, 0.7, 0.6)),
+        Tissue("Tumor <1>", "tumor", color=(0.8, 0.2, 0.1), terminology=ENTRY),
+        Tissue("Resection cavity", "cavity", color=(0.2, 0.7, 0.6)),
     )),
     days=(10.0, 45.5),
 )
@@ -63,12 +67,14 @@ for i in range(found.GetNumberOfDataNodes()):
         segment = segmentation.GetNthSegment(k)
         segment.GetTag("TerminologyEntry", entry)
         surface = segment.GetRepresentation("Closed surface")
-        segments.append([identifier, segment.GetName(), segment.GetColor(), entry.get(), surface.GetNumberOfPolys() if surface else None])
+        faces = surface.GetNumberOfPolys() if surface else None
+        segments.append([identifier, segment.GetName(), segment.GetColor(), entry.get(), faces])
     frames.append(labels)
     told.append({"index": found.GetNthIndexValue(i), "segments": segments, "extent": image.GetExtent(),
                  "matrix": [[matrix.GetElement(r, c) for c in range(4)] for r in range(4)]})
 np.save(sys.argv[3], np.stack(frames))
-print(json.dumps({"frames": told, "name": found.GetIndexName(), "unit": found.GetIndexUnit(), "type": found.GetIndexTypeAsString()}))
+index = {"name": found.GetIndexName(), "unit": found.GetIndexUnit(), "type": found.GetIndexTypeAsString()}
+print(json.dumps({"frames": told, **index}))
 """
 
 
@@ -189,6 +195,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
         "    print('REFUSED', error)\n"
     )
     pytest.importorskip("resource")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.seq.mrb")], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code, str(tmp_path / "out.seq.mrb")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "REFUSED" in done.stdout, done.stdout + done.stderr
     assert os.listdir(tmp_path) == []

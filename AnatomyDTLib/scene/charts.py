@@ -28,7 +28,9 @@ def add(scene, name: str, forecast: Forecast, segments):
         table.AddColumn(values)
         table.SetColumnUnitLabel(column, UNIT if k else "day")
     table.EndModify(blocked)
-    series = [add_series(scene, table, column, segment.name, segment.color) for column, segment in zip(columns[1:], segments)]
+    series = [
+        add_series(scene, table, column, segment.name, segment.color) for column, segment in zip(columns[1:], segments)
+    ]
     return table, series, add_chart(scene, f"{name} volumes", series)
 
 
@@ -37,7 +39,8 @@ def add_comparison(scene, name: str, compared, tissue: str):
 
     compared: (name, volume table, colour) per forecast; tissue: the column's name
     """
-    dashes = [getattr(slicer.vtkMRMLPlotSeriesNode, f"LineStyle{style}") for style in ("Solid", "Dash", "Dot", "DashDot", "DashDotDot")]
+    styles = ("Solid", "Dash", "Dot", "DashDot", "DashDotDot")
+    dashes = [getattr(slicer.vtkMRMLPlotSeriesNode, f"LineStyle{style}") for style in styles]
     series = []
     for label, table, _ in compared:
         columns = [table.GetTable().GetColumnName(c) for c in range(1, table.GetTable().GetNumberOfColumns())]

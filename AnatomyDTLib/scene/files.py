@@ -32,10 +32,11 @@ def write_sequence_file(forecast: Forecast, geometry, path, segments=None, name:
     """
     path = Path(path)
     if not path.name.endswith(".seq.mrb"):
-        raise ForecastError(f"a segmentation sequence is written as .seq.mrb, not {path.name}: no other format holds one")
+        raise ForecastError(f"a segmentation sequence is written as .seq.mrb, not {path.name}; nothing else holds one")
     grid = as_grid(geometry)
     name = name or path.name.removesuffix(".seq.mrb")
-    made = sequence.segmentation_sequence(forecast, grid, segments or plan_segments(forecast.plan), name, NamedSurfaces())
+    segments = segments or plan_segments(forecast.plan)
+    made = sequence.segmentation_sequence(forecast, grid, segments, name, NamedSurfaces())
     if sum(voxel_faces(labels) for labels in forecast.labels) > MOST_FACES_AT_LOADING:
         for i in range(made.GetNumberOfDataNodes()):
             made.GetNthDataNode(i).GetSegmentation().RemoveRepresentation(segmentation.SURFACE)

@@ -23,7 +23,7 @@ from .segmentation import Baseline, Segment
 # An attribute of the browser: the name of the forecast that it plays. The nodes that belong to it are
 # node references of the browser, so that they are found again in a scene that was saved and loaded.
 ATTRIBUTE = "AnatomyDT.Forecast"
-ROLES = {"table": "AnatomyDT.table", "chart": "AnatomyDT.chart", "series": "AnatomyDT.series", "baseline": "AnatomyDT.baseline"}
+ROLES = {key: f"AnatomyDT.{key}" for key in ("table", "chart", "series", "baseline")}
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,17 @@ def show(
     segments: segments[k - 1] shows tissue k, as `segmentation.assigned` gives them
     All or nothing; a former forecast of the same name is removed when the new one is complete.
     """
-    sequences = {"segmentation": sequence.segmentation_sequence(found, baseline.grid, segments, name, cancelled=cancelled)}
+    grid = baseline.grid
+    sequences = {"segmentation": sequence.segmentation_sequence(found, grid, segments, name, cancelled=cancelled)}
     if found.tumor_probability is not None:
-        sequences["probability"] = sequence.probability_sequence(found, baseline.grid, f"{name} tumor probability", cancelled)
+        sequences["probability"] = sequence.probability_sequence(found, grid, f"{name} tumor probability", cancelled)
     node = scene.GetNodeByID(baseline.node_id) if baseline.node_id else None
     reference = scene.GetNodeByID(baseline.reference_id) if baseline.reference_id else None
     parent = scene.GetNodeByID(baseline.parent_transform_id) if baseline.parent_transform_id else None
     if baseline.parent_transform_id and parent is None:
-        raise ForecastError("the segmentation's transform was removed during the run; the forecast would lie in the wrong place")
+        raise ForecastError(
+            "the segmentation's transform was removed during the run; without it the forecast lies elsewhere: run it again"
+        )
     former = find(scene, name)
     with all_or_nothing(scene):
         tissues = found.plan.anatomy.tissues[1:]
@@ -157,8 +160,10 @@ def remove(shown: Shown) -> None:
     Its lines in comparison charts go too.
     """
     scene = shown.browser.GetScene()
-    lines = [s for s in _nodes(scene, "vtkMRMLPlotSeriesNode") if shown.table is not None and s.GetTableNode() is shown.table]
-    nodes = [shown.browser, shown.chart, *lines, *(s for s in shown.series if s not in lines), shown.table]
+    lines = {line.GetID(): line for line in shown.series if line is not None}
+    if shown.table is not None:
+        lines |= {s.GetID(): s for s in _nodes(scene, "vtkMRMLPlotSeriesNode") if s.GetTableNode() is shown.table}
+    nodes = [shown.browser, shown.chart, *lines.values(), shown.table]
     nodes += [shown.sequence, shown.probability_sequence, shown.proxy, shown.probability_proxy]
     _remove(scene, [n for n in nodes if n is not None])
 

@@ -5,6 +5,7 @@ Arrays are (z, y, x); a grid's matrix takes (i, j, k) = (x, y, z) to mm, as Slic
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Grid:
         if len(self.shape) != 3 or matrix.shape != (4, 4) or min(self.shape) < 1:
             raise ForecastError(f"a grid has three sizes and a 4 x 4 matrix, not {self.shape} and {matrix.shape}")
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise ForecastError("the image's voxel axes do not span space (its IJKToRAS matrix is singular); repair its geometry")
+            raise ForecastError("the voxel axes do not span space (the IJKToRAS matrix is singular); repair the geometry")
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -53,7 +54,8 @@ class Grid:
     def serialized(self) -> str:
         """The text that a segmentation's "Reference image geometry" parameter holds."""
         z, y, x = self.shape
-        return slicer.vtkSegmentationConverter.SerializeImageGeometry(vtk_matrix(self.ijk_to_ras), [0, x - 1, 0, y - 1, 0, z - 1])
+        extent = [0, x - 1, 0, y - 1, 0, z - 1]
+        return slicer.vtkSegmentationConverter.SerializeImageGeometry(vtk_matrix(self.ijk_to_ras), extent)
 
 
 def as_grid(geometry) -> Grid:
@@ -138,7 +140,7 @@ def voxel_offset(source: Grid, target: Grid) -> tuple[int, int, int] | None:
     """
     between = np.linalg.inv(target.ijk_to_ras) @ source.ijk_to_ras
     offset = np.round(between[:3, 3])
-    corners = np.array([[i, j, k] for i in (0, source.shape[2]) for j in (0, source.shape[1]) for k in (0, source.shape[0])])
+    corners = np.array(list(itertools.product(*((0, n) for n in source.shape[::-1]))))
     moved = corners @ between[:3, :3].T + between[:3, 3]
     if np.abs(moved - corners - offset).max() > 1e-3:
         return None
@@ -164,5 +166,5 @@ def resampled(image, grid: Grid, transform=None, linear: bool = False) -> np.nda
         image, empty_image(grid), out, linear, False, transform, 0.0
     )
     if not done or out.GetPointData().GetScalars() is None or voxels(out).shape != grid.shape:
-        raise ForecastError("an image could not be resampled to the segmentation's geometry; harden its transform first")
+        raise ForecastError("an image cannot be resampled to the segmentation's geometry; harden its transform first")
     return voxels(out).copy()

@@ -16,7 +16,9 @@ import vtk
 from .. import presets
 from ..engine import ForecastError
 from ..plan import Plan, Tissue
-from .geometry import Grid, grid_of, grid_of_volume, oriented_image, overlap, resampled, transform_between, voxel_offset, voxels
+from .geometry import (
+    Grid, grid_of, grid_of_volume, oriented_image, overlap, resampled, transform_between, voxel_offset, voxels,
+)
 
 LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
@@ -88,7 +90,7 @@ def read(node, reference=None, segment_ids=None) -> Baseline:
     to_world, warp = transform_between(parent, None)
     grid = None
     if reference is not None:
-        to_reference, _ = transform_between(reference.GetParentTransformNode(), parent if to_world is not None else None)
+        to_reference, _ = transform_between(reference.GetParentTransformNode(), None if to_world is None else parent)
         if to_reference is None:
             raise ForecastError(
                 f"the reference volume '{reference.GetName()}' has a transform that is not linear relative to {what}; "
@@ -117,7 +119,7 @@ def read(node, reference=None, segment_ids=None) -> Baseline:
     if lost:
         warnings.append(f"{lost} segmented voxels of {what} lie outside the reference volume and are left out")
     if shear > 1e-3:
-        warnings.append("the voxel axes are not perpendicular (sheared by a transform or the image): distances are approximate")
+        warnings.append("the voxel axes are not perpendicular (the image or its transform shears); lengths are inexact")
     segments = tuple(_described(segmentation, i) for i in present)
     return Baseline(
         labels, own, spacing_mm, segments, node.GetName(), node.GetID(),
@@ -142,7 +144,7 @@ def region(baseline: Baseline, node, segment_id: str | None = None) -> np.ndarra
     else:
         inside = _values(node, baseline.grid, matrix, warp, False, what)[0] != 0
     if not inside.any():
-        raise ForecastError(f"{what} holds no voxel of the forecast's image; choose a region that overlaps the segmentation")
+        raise ForecastError(f"{what} holds no voxel of the forecast's image; choose one that overlaps the segmentation")
     return inside
 
 
@@ -156,7 +158,7 @@ def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
     if not np.isfinite(dose).all() or dose.min() < 0:
         raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
     if not dose.any():
-        raise ForecastError(f"{what} is zero everywhere in the forecast's image; choose a dose that overlaps the segmentation")
+        raise ForecastError(f"{what} is zero everywhere in the forecast's image; choose one that overlaps it")
     segmented = baseline.labels > 0
     share = 100.0 * np.count_nonzero(outside & segmented) / np.count_nonzero(segmented)
     if share >= 0.5:
@@ -181,11 +183,13 @@ def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarra
         index = assignment.get(segment.id)
         index = names.index(index) if isinstance(index, str) and index in names else index
         if not isinstance(index, int) or not 0 <= index < len(names):
-            raise ForecastError(f"the segment '{segment.name}' has no tissue in the plan; assign it one of {', '.join(names)}")
+            raise ForecastError(
+                f"the segment '{segment.name}' has no tissue in the plan; assign it one of {', '.join(names)}"
+            )
         if index in shown:
             raise ForecastError(
-                f"the segments '{shown[index].name}' and '{segment.name}' are both assigned to the tissue '{names[index]}'; "
-                "give each its own tissue or merge them"
+                f"the segments '{shown[index].name}' and '{segment.name}' are both assigned to the tissue "
+                f"'{names[index]}'; give each its own tissue or merge them"
             )
         table[value] = index
         if index:
@@ -249,9 +253,12 @@ def _segment_ids(node, wanted, what: str) -> list[str]:
                 raise ForecastError(f"{what} has no segment with the ID '{identifier}'; choose one of its segments")
         present = [i for i in present if i in set(wanted)]
     if not present:
-        raise ForecastError(f"{what} has no segment" + ("; segment the anatomy and the tumor first" if wanted is None else " chosen"))
+        advice = "; segment the anatomy and the tumor first" if wanted is None else " chosen; choose one or more"
+        raise ForecastError(f"{what} has no segment{advice}")
     if len(present) > MOST_SEGMENTS:
-        raise ForecastError(f"{what} has {len(present)} segments, and a forecast takes at most {MOST_SEGMENTS}; merge or drop some")
+        raise ForecastError(
+            f"{what} has {len(present)} segments, and a forecast takes at most {MOST_SEGMENTS}; merge or drop some"
+        )
     return present
 
 
@@ -261,7 +268,8 @@ def _described(segmentation, identifier: str) -> Segment:
     source.DeepCopyMetadata(segment)
     entry = vtk.reference("")
     known = segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
-    return Segment(identifier, segment.GetName(), tuple(segment.GetColor()), entry.get() if known and entry.get() else None, source)
+    terminology = entry.get() if known and entry.get() else None
+    return Segment(identifier, segment.GetName(), tuple(segment.GetColor()), terminology, source)
 
 
 def _as_labelmaps(segmentation, grid: Grid | None, what: str):
@@ -277,7 +285,9 @@ def _as_labelmaps(segmentation, grid: Grid | None, what: str):
         copy.RemoveRepresentation(LABELMAP)
         copy.SetConversionParameter(REFERENCE_GEOMETRY, grid.serialized())
     if not copy.CreateRepresentation(LABELMAP):
-        raise ForecastError(f"{what} holds '{master}' and cannot be turned into label maps; convert it in the Segmentations module")
+        raise ForecastError(
+            f"{what} holds '{master}' and cannot be turned into label maps; convert it in the Segmentations module"
+        )
     return copy
 
 
@@ -291,13 +301,14 @@ def _own_grid(segmentation, ids, what: str) -> Grid:
         mode = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_AND_REFERENCE_GEOMETRY
     text = segmentation.DetermineCommonLabelmapGeometry(mode, names)
     image = slicer.vtkOrientedImageData()
-    if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False) or min(image.GetDimensions()) < 1:
+    understood = text and slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False)
+    if not understood or min(image.GetDimensions()) < 1:
         raise ForecastError(f"{what} is empty; segment the anatomy and the tumor first")
     return grid_of(image)
 
 
 def _merged(segmentation, ids, grid: Grid, matrix=None, warp=None) -> tuple[np.ndarray, int, int]:
-    """(labels (Z, Y, X) uint8 with 1 for the first of `ids`, voxels lost outside the grid, voxels hidden by a later segment).
+    """Labels (Z, Y, X) uint8, 1 for the first of `ids`; how many voxels lie outside the grid; how many under a later one.
 
     matrix: (4, 4) from the segmentation's coordinates to the grid's; when it is None, `warp` (a general
     transform) is taken unless that is None too
@@ -338,7 +349,8 @@ def _merged(segmentation, ids, grid: Grid, matrix=None, warp=None) -> tuple[np.n
 
 def _outside(mask: np.ndarray, source: Grid, grid: Grid) -> int:
     """How many voxels of a mask have their centre outside a grid."""
-    x, y, z = np.linalg.inv(grid.ijk_to_ras)[:3] @ source.ijk_to_ras @ np.stack([*np.nonzero(mask)[::-1], np.ones(np.count_nonzero(mask))])
+    k, j, i = np.nonzero(mask)
+    x, y, z = np.linalg.inv(grid.ijk_to_ras)[:3] @ source.ijk_to_ras @ np.stack([i, j, k, np.ones_like(i)])
     inside = np.ones(x.shape, bool)
     for position, n in zip((z, y, x), grid.shape):
         inside &= (position > -0.5) & (position < n - 0.5)
@@ -354,7 +366,9 @@ def _hardened(segmentation, ids, warp, grid: Grid | None, what: str) -> tuple[np
         return resampled(image, grid, warp), grid, hidden
     slicer.vtkOrientedImageDataResample.TransformOrientedImage(image, warp)
     if image.GetPointData().GetScalars() is None or image.IsEmpty():
-        raise ForecastError(f"the nonlinear transform of {what} cannot be hardened; choose a reference volume or harden it in the Data module")
+        raise ForecastError(
+            f"the nonlinear transform of {what} cannot be hardened; choose a reference volume or harden it in Slicer"
+        )
     return voxels(image).astype(np.uint8), grid_of(image), hidden
 
 

@@ -73,7 +73,8 @@ def add(scene, name: str, sequences: dict, tissues, segments, parent_transform=N
     proxies = {}
     for key, sequence in sequences.items():
         first = sequence.GetNthDataNode(0)
-        proxy = scene.AddNewNodeByClass(first.GetClassName(), name if key == "segmentation" else f"{name} tumor probability")
+        title = name if key == "segmentation" else f"{name} tumor probability"
+        proxy = scene.AddNewNodeByClass(first.GetClassName(), title)
         # A parent transform is not stored in the frames; it is the proxy's and stays while browsing.
         proxy.SetAndObserveTransformNodeID(parent_transform.GetID() if parent_transform else None)
         proxy.CopyContent(first)

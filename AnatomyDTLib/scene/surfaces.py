@@ -1,11 +1,11 @@
 """Closed surfaces of label maps, fast enough to make for every frame of a forecast.
 
-Surface nets (Gibson 1998; vtkSurfaceNets3D, in VTK since 9.3) are closed whatever the shape and follow the voxels. Their
-smoothing shrinks small structures (a ball of 3 voxels' radius by 30 %, a single voxel to a point), so every
-surface is then moved along its normals until it holds the volume of its voxels.
+Surface nets (Gibson 1998; vtkSurfaceNets3D, in VTK since 9.3) are closed whatever the shape and follow the
+voxels. Their smoothing shrinks small structures (a ball of 3 voxels' radius by 30 %, a single voxel to a
+point), so every surface is then moved along its normals until it holds the volume of its voxels.
 
-Measured on one frame of 128³ with 5 segments of a real brain, one thread: Slicer's default (flying edges, windowed sinc,
-normals) 4.0 s, surface nets of each segment in its own box 0.4 s, the same with folded surfaces on doubled voxels 0.15 s.
+Measured on one frame of 128³ with 5 segments of a real brain, one thread of a 2-core machine: Slicer's default
+(flying edges, windowed sinc, normals) 4.0 s, Slicer's rule with surface nets 0.42 s, this 0.19 s.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def _fill(mesh: vtk.vtkPolyData, triangles: np.ndarray, volume_mm3: float, longe
         if abs(held - volume_mm3) <= 0.03 * volume_mm3:
             break
         area = float(np.sqrt((across * across).sum(0)).sum(dtype=np.float64)) / 2.0
-        points += np.float32(np.clip((volume_mm3 - held) / max(area, 1e-6), -longest_step_mm, longest_step_mm)) * normals
+        step_mm = np.clip((volume_mm3 - held) / max(area, 1e-6), -longest_step_mm, longest_step_mm)
+        points += np.float32(step_mm) * normals
     mesh.GetPoints().Modified()
 
 
@@ -140,12 +141,12 @@ class NamedSurfaces:
 
 
 def voxel_faces(labels: np.ndarray) -> int:
-    """Voxel faces between different labels: what the triangles of all surfaces, and the time to make them, grow with."""
+    """Voxel faces between different labels: the number of triangles, and the time to make them, grow with it."""
     return sum(int(np.count_nonzero(np.diff(labels, axis=axis))) for axis in range(labels.ndim))
 
 
 def _factors(mask: np.ndarray, spacing_mm) -> tuple[int, int, int]:
-    """By how much each axis is made coarser: not at all for a surface of moderate size; never an axis that is coarse already."""
+    """By how much each axis is made coarser: not at all for a moderate surface, and never an axis that is coarse."""
     faces = voxel_faces(mask.view(np.int8))
     if faces <= MOST_FACES:
         return 1, 1, 1
