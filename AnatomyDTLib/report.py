@@ -254,7 +254,7 @@ def _legend(figure, view, top) -> None:
         entries = [(tissues[k].name, view.colors[k]) for k in present]
     handles = [Patch(facecolor=tuple(c), edgecolor="#7d848e", linewidth=0.5, label=name) for name, c in entries]
     handles.append(Line2D([], [], color="white", linewidth=1.6, label="tumor on day 0", path_effects=_dark_edge(3)))
-    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, top), ncols=min(len(handles), 6), frameon=False,
+    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, top), ncols=-(-len(handles) // -(-len(handles) // 7)), frameon=False,
                   fontsize=8.5, handlelength=1.3, columnspacing=1.4)
 
 
