@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread():
+    """Threads that wait for each other on a busy machine cost more than they save on small arrays."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class HeadlessScene:
     """The real scene and the real logics of slicer-core, as the application brings them."""
 

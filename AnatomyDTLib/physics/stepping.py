@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from .equation import CrossDiffusion, Stepper
+from .jacobi import JacobiStepper
 from .kernels import FastStepper
 from .simplex import project
 from .treatments import Drug, Irradiate, drug_kill
@@ -21,6 +23,8 @@ DAY_TOLERANCE = 1e-6
 NEGLIGIBLE = 1e-7
 # One implicit step spreads like exp(−x / sqrt(D dt)): 18 such lengths reach down to 1.5e-8.
 REACH = 18.0
+# Up to this many steps, each is one checkpoint; beyond, checkpoints are nested.
+FLAT_STEPS = 32
 # Room that the window keeps in advance, mm, so that it is not moved at every step.
 SLACK_MM = 8.0
 
@@ -80,7 +84,7 @@ def longest_stable_step(equation: CrossDiffusion) -> float:
             limits.append(h * h / largest)
     if equation.rho is not None and float(equation.rho.detach().abs().max()) > 0:
         limits.append(0.1 / float(equation.rho.detach().abs().max()))
-    return max(min(limits), 0.25)
+    return max(round(min(limits), 6), 0.25)
 
 
 def integrate(
@@ -90,6 +94,9 @@ def integrate(
     *,
     residual: Callable | None = None,
     window: bool = True,
+    scheme: str = "lod",
+    sweeps: int = 4,
+    omega: float = 0.9,
     report: Callable[[float, torch.Tensor, tuple[slice, ...]], None] | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -99,15 +106,20 @@ def integrate(
     p: (B, K, *S) on the simplex, day 0
     residual: learned rates, residual(p, start, dt) -> (B, K, *S), 1/day
     window: solve only where something can change (without gradients and residual; the result equals the solve
-        on the whole domain to 1e-5); with gradients, every step is checkpointed instead
+        on the whole domain to 1e-5); with gradients, steps are checkpointed instead
+    scheme: "lod", or "jacobi" (the paper's, with `sweeps` of relaxation factor `omega`), for comparison
     report: called as report(day, state, box) on every reported day, with the state inside the box (slices of
         the spatial axes) that may differ from the last report; without it the states are returned
     Returns the reported states (empty with `report`) and what ran: steps, largest projection, box.
     Raises InterruptedError when cancelled() says yes.
     """
     gradients = torch.is_grad_enabled()
+    if scheme not in ("lod", "jacobi"):
+        raise ValueError(f"scheme is 'lod' or 'jacobi', not {scheme!r}")
+    lod = Stepper if gradients else FastStepper
+    make = lod if scheme == "lod" else partial(JacobiStepper, sweeps=sweeps, omega=omega)
     run = _Differentiable if gradients else _Windowed
-    walk = run(p, equation, course, residual, window)
+    walk = run(p, equation, course, residual, make, window and residual is None and scheme == "lod")
     states: list[torch.Tensor] = []
 
     def deliver(day):
@@ -142,23 +154,33 @@ def _treated(course: Course, classes: int) -> set[int]:
     }
 
 
-class _Differentiable:
-    """The whole domain, one checkpoint per step: memory grows by one state per step, not by its graph."""
+def _checkpointed(stage, p):
+    return checkpoint(stage, p, use_reentrant=False, preserve_rng_state=False)
 
-    def __init__(self, p, equation, course, residual, window):
+
+class _Differentiable:
+    """The whole domain, checkpointed: no step's graph is kept, and of a long course about √n states at a time.
+
+    Of n steps, runs of √n are a checkpoint, and within a run that is computed again every step is one: three forward
+    passes in place of two, for 2√n states in place of n.
+    """
+
+    def __init__(self, p, equation, course, residual, make, window):
         self.p, self.course, self.residual = p, course, residual
-        self.stepper = Stepper(equation)
+        self.stepper = make(equation)
+        steps = len(time_grid(course.edges(), course.longest_step))
+        self.run = 1 if steps <= FLAT_STEPS else math.isqrt(steps)
+        self.pending: list[Callable] = []
 
     def state(self):
+        self._run()
         return self.p
 
     def part(self):
-        return self.p, (slice(None),) * (self.p.dim() - 2)
+        return self.state(), (slice(None),) * (self.p.dim() - 2)
 
     def strike(self, day):
-        for when, event in self.course.events:
-            if abs(when - day) <= DAY_TOLERANCE:
-                self.p = event(self.p)
+        self.pending += [event for when, event in self.course.events if abs(when - day) <= DAY_TOLERANCE]
 
     def advance(self, start, end, reverse):
         def one(p):
@@ -166,7 +188,19 @@ class _Differentiable:
             rates = None if self.residual is None else self.residual(p, start, end - start)
             return self.stepper.step(p, end - start, reverse=reverse, kill=kill, residual=rates)
 
-        self.p = checkpoint(one, self.p, use_reentrant=False, preserve_rng_state=False)
+        self.pending.append(one)
+        if len(self.pending) >= self.run:
+            self._run()
+
+    def _run(self):
+        stages, self.pending = self.pending, []
+
+        def through(p):
+            for stage in stages:
+                p = _checkpointed(stage, p)
+            return p
+
+        self.p = through(self.p) if len(stages) < 2 else _checkpointed(through, self.p)
 
     def projected(self):
         return self.stepper.projected
@@ -178,7 +212,8 @@ class _Differentiable:
 class _Windowed:
     """The box where a moving class is present, with the reach of a step around it; it grows as they do."""
 
-    def __init__(self, p, equation, course, residual, window):
+    def __init__(self, p, equation, course, residual, make, window):
+        self.make = make
         self.full, self.equation, self.course, self.residual = p.clone(), equation, course, residual
         self.whole = tuple(slice(0, n) for n in p.shape[2:])
         probe = Stepper(equation)
@@ -186,7 +221,7 @@ class _Windowed:
         if equation.mass_effect is not None:
             self.moving = [k for k in range(p.shape[1]) if k not in equation.mass_effect.still]
         self.largest = 0.0
-        self.fixed = not window or residual is not None
+        self.fixed = not window
         dt = course.longest_step
         rate = float(equation.diffusivity.abs().max()) if equation.diffusivity.numel() else 0.0
         if equation.chi is not None:
@@ -224,7 +259,7 @@ class _Windowed:
             )
         self.box = box
         self.q = self.full[(..., *box)].clone()
-        self.stepper = FastStepper(self.equation.cropped(box))
+        self.stepper = self.make(self.equation.cropped(box))
         grown = self.changed or box
         self.changed = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(grown, box))
 
