@@ -14,6 +14,8 @@ from .transport import AxisSystem, carry, drift_flux, mixed_flux
 
 # Part of a voxel's room that a drift may fill through each of its two faces before the room is looked at again.
 COURANT = 0.5
+# What the fluxes of a step may leave of a voxel's sum by rounding, relative.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Stepper:
         self._growing = tuple(k for k in range(equation.classes) if equation._live(equation.rho, k))
         self._atrophic = tuple(k for k in range(equation.classes) if equation._live(equation.atrophy, k))
         groups = {k: {k, *equation.yields[k]} for k in self._movers + self._growing}
+        self._moved = sorted(set().union(*(groups[k] for k in self._movers)))
         overshoot = equation.kappa is not None and any(
             bool((equation.coefficient(equation.kappa, k) < 1).any()) and not self.confined(k) for k in self._growing
         )
@@ -167,6 +170,17 @@ class Stepper:
             p = stage(p)
         if not (self._movers or self._growing or self._atrophic or kill or residual is not None):
             return p
+        return self._mended(p)
+
+    def _mended(self, p):
+        """The state with its rounding taken from those that moved, and on the simplex."""
+        if self._moved:
+            part = p[:, self._moved]
+            total, room = part.sum(1, keepdim=True), 1 - p.sum(1, keepdim=True)
+            scale = 1 + room / torch.where(total > 0, total, torch.ones_like(total))
+            # Rounding alone: what a flux has overdrawn is the projection's to mend, and to report.
+            scale = scale.clamp(1 - ROUNDING, 1 + ROUNDING)
+            p = p.index_copy(1, torch.tensor(self._moved, device=p.device), part * scale)
         p, change = project(p)
         self.projected = max(self.projected, change)
         return p

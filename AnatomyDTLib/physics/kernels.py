@@ -104,9 +104,7 @@ class FastStepper(Stepper):
         if self._drifting[k] or not self._constant[k]:
             for axis in axes:
                 p.copy_(self._transport(p, k, axis, dt))
-            mended, change = project(p)
-            self.projected = max(self.projected, change)
-            p.copy_(mended)
+            p.copy_(self._mended(p))
             return
         # The last class of the group is what the others leave of C_k, which transport does not change. C_k is the one
         # that the factorization has: summed anew at each step, it would collect the rounding that `_mend` cuts.

@@ -37,17 +37,18 @@ def apply_flux(field: torch.Tensor, flux: torch.Tensor) -> torch.Tensor:
     return field
 
 
-def central_difference(field: torch.Tensor, axis: int, spacing: float) -> torch.Tensor:
-    """∂field along `axis`, centred, second order inside; one-sided at the edges, where no flux crosses.
+def central_difference(field: torch.Tensor, shut: torch.Tensor, axis: int, spacing: float) -> torch.Tensor:
+    """∂field along `axis`, centred, second order inside; half of the one-sided slope where no flux crosses one face.
 
-    field: any shape; returns the same shape, in units of field per mm.
+    field: any shape; shut: bool, true in voxels that nothing enters, whose value says nothing; the edges of the domain
+    are shut too. Returns the same shape, in units of field per mm.
     """
     n = field.shape[axis]
-    if n == 1:
-        return torch.zeros_like(field)
-    ahead = torch.cat((field.narrow(axis, 1, n - 1), field.narrow(axis, n - 1, 1)), axis)
-    behind = torch.cat((field.narrow(axis, 0, 1), field.narrow(axis, 0, n - 1)), axis)
-    return (ahead - behind) / (2 * spacing)
+    ahead, behind = field.narrow(axis, 1, n - 1), field.narrow(axis, 0, n - 1)
+    closed = shut.narrow(axis, 1, n - 1) | shut.narrow(axis, 0, n - 1)
+    step = torch.where(closed, torch.zeros_like(ahead), ahead - behind)
+    edge = torch.zeros_like(field.narrow(axis, 0, 1))
+    return (torch.cat((edge, step), axis) + torch.cat((step, edge), axis)) / (2 * spacing)
 
 
 def exponential_fit(conductance: torch.Tensor, drift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -132,13 +132,14 @@ def mixed_flux(ratio: torch.Tensor, weight: torch.Tensor, tensor: torch.Tensor, 
     """
     total = None
     size = ratio.shape[1 + axis]
+    shut = weight <= 0
     for other in range(len(spacing)):
         if other == axis:
             continue
-        slope = tensor[:, axis, other] * weight * central_difference(ratio, 1 + other, spacing[other])
+        slope = tensor[:, axis, other] * weight * central_difference(ratio, shut, 1 + other, spacing[other])
         ahead, behind = slope.narrow(1 + axis, 1, size - 1), slope.narrow(1 + axis, 0, size - 1)
         # A face that touches a voxel which class k may not enter at all stays shut.
-        shut = (weight.narrow(1 + axis, 1, size - 1) > 0) & (weight.narrow(1 + axis, 0, size - 1) > 0)
-        face = -(ahead + behind) / 2 * shut
+        opened = ~(shut.narrow(1 + axis, 1, size - 1) | shut.narrow(1 + axis, 0, size - 1))
+        face = -(ahead + behind) / 2 * opened
         total = face if total is None else total + face
     return total
