@@ -275,7 +275,8 @@ def _plan_for(arguments, structures) -> tuple[Plan, dict[int, int]]:
     tissues, index = labelling.tissues(structures, growth)
     Plan(presets.completed(tissues, (), growth), (), days)        # refuses bad days before a schedule is cut at the last
     treatments = _treatments(arguments, days)
-    return Plan(presets.completed(tissues, treatments, growth), treatments, days), index
+    tail = presets.infiltration_mm(growth)
+    return Plan(presets.completed(tissues, treatments, growth), treatments, days, infiltration_mm=tail), index
 
 
 def _matched(plan: Plan, labelled: Labelled) -> dict[int, int]:
@@ -335,9 +336,8 @@ def _forecast(arguments) -> None:
         if arguments.days is not None:
             plan = dataclasses.replace(plan, days=tuple(arguments.days))
     if arguments.weights is not None:
-        if not os.path.isfile(arguments.weights):
+        if not os.path.isfile(arguments.weights):      # said before a large file is read
             raise PlanError(f"there is no weights file {arguments.weights}")
-        raise PlanError(f"this version forecasts without learned weights; leave --weights {arguments.weights} out")
 
     with _results(Path(arguments.out)) as staging:
         regions = ()
@@ -359,7 +359,7 @@ def _forecast(arguments) -> None:
         try:
             result = engine.forecast(
                 volumes.recoded(labelled.codes, index), labelled.volume.spacing_mm, plan, maps=maps,
-                device=arguments.device, probabilities=arguments.probabilities, progress=progress,
+                weights=arguments.weights, device=arguments.device, probabilities=arguments.probabilities, progress=progress,
             )
         finally:
             progress.close()

@@ -28,15 +28,16 @@ class GrowthLaw:
 
 
 # alpha/beta = 10 Gy and alpha within 0.025..0.12 /Gy: Rockne et al. 2010, Phys Med Biol 55:3271.
-# Hathout et al. 2016 (Cancer Sci 107) pair alpha 0.09 /Gy with the fast group and 0.03 /Gy with the slow one.
+# Hathout et al. 2016 (Cancer Sci 107) pair alpha 0.09 /Gy with the fast group (rho 0.1 /d) and 0.03 /Gy with the slow
+# one (rho 0.02 /d); a law without a radiosensitivity of its own takes that of the group nearest to it in rho.
 GROWTH_LAWS = {
     "swanson-high-grade": GrowthLaw(
-        0.65, 0.13, 0.012, 0.09, 0.009,
-        "D and rho: Swanson et al. 2000, Cell Prolif 33:317 (high grade); alpha: Hathout et al. 2016; alpha/beta 10 Gy: Rockne et al. 2010",
+        0.65, 0.13, 0.012, 0.03, 0.003,
+        "D and rho: Swanson et al. 2000, Cell Prolif 33:317 (high grade); alpha: Hathout et al. 2016 (low group); alpha/beta 10 Gy: Rockne et al. 2010",
     ),
     "lipkova": GrowthLaw(
-        0.13, 0.013, 0.025, 0.09, 0.009,
-        "D and rho: Lipková et al. 2019, IEEE TMI 38:1875 (GliomaSolver defaults); alpha: Hathout et al. 2016; alpha/beta 10 Gy: Rockne et al. 2010",
+        0.13, 0.013, 0.025, 0.03, 0.003,
+        "D and rho: Lipková et al. 2019, IEEE TMI 38:1875 (GliomaSolver defaults); alpha: Hathout et al. 2016 (low group); alpha/beta 10 Gy: Rockne et al. 2010",
     ),
     "hathout-high": GrowthLaw(
         0.2, 0.04, 0.1, 0.09, 0.009,
