@@ -24,7 +24,7 @@ def head(n=44):
 
 def plan(mass_effect, days=(60.0,)):
     roles = ("background", "white", "ventricle", "tumor")
-    return Plan(completed([tissue(n, r) for n, r in zip(NAMES, roles)], ()), (), days, mass_effect=mass_effect)
+    return Plan(completed([tissue(n, r, "lipkova") for n, r in zip(NAMES, roles)], ()), (), days, mass_effect=mass_effect)
 
 
 def test_ventricle_beside_a_growing_tumor_shrinks_and_stays_in_one_piece():

@@ -133,6 +133,10 @@ class FastStepper(Stepper):
     def _system(self, k, axis, dt, capacity):
         system = self._systems.get((k, axis, dt))
         if system is None:
+            # A system is six arrays of the window's size: those of two step lengths are kept, not of every one.
+            lengths = list(dict.fromkeys(key[2] for key in self._systems if len(key) == 3))
+            if dt not in lengths and len(lengths) >= 2:
+                self._systems = {key: held for key, held in self._systems.items() if key[-1] != lengths[0]}
             diffusivity = self.equation.along(k, axis).contiguous()
             facing = capacity.movedim(1 + axis, 0).contiguous()
             system = AxisSystem(facing, diffusivity, dt / self.equation.spacing[axis] ** 2)
