@@ -128,7 +128,7 @@ class Stepper:
         self._movers = equation.movers()
         self._drifting = tuple(equation._drifts(k) for k in range(equation.classes))
         self._growing = tuple(k for k in range(equation.classes) if equation._live(equation.rho, k))
-        self._atrophic = tuple(k for k in range(equation.classes) if equation._live(equation.atrophy, k))
+        self._atrophic = tuple(k for k, to in enumerate(equation.dead) if to >= 0 and equation._live(equation.atrophy, k))
         groups = {k: {k, *equation.yields[k]} for k in self._movers + self._growing}
         self._moved = sorted(set().union(*(groups[k] for k in self._movers)))
         overshoot = equation.kappa is not None and any(
@@ -278,7 +278,7 @@ class Stepper:
         """The off-diagonal part of a tensor: explicit Euler, or the midpoint rule where that is stable (second order)."""
         equation = self.equation
         tensor = equation.diffusivity[:, k]
-        stiff = max(float(tensor[:, a, a].max()) * dt / equation.spacing[a] ** 2 for a in range(equation.ndim))
+        stiff = max(float(tensor[:, a, a].detach().max()) * dt / equation.spacing[a] ** 2 for a in range(equation.ndim))
         group = [k, *equation.yields[k]]
         capacity = p[:, group].sum(1)
         mover = p[:, k]

@@ -121,14 +121,16 @@ def drug_kill(drugs: tuple[Drug, ...], start: float, end: float):
     the centroid between two parts of the growth is of second order even where the drug is gone long
     before the step ends.
     """
-    total, moment = None, None
+    total, weight, moment = 0.0, 0.0, 0.0
     for drug in drugs:
         area, first = drug.exposure(start, end)
-        if float(area.detach()) < 1e-12:
+        acts = drug.sensitivity.requires_grad or bool((drug.sensitivity > 0).any())
+        if not acts or float(area.detach()) < 1e-12:
             continue
-        part, weighted = drug.sensitivity * area, drug.sensitivity * first
-        total = part if total is None else total + part
-        moment = weighted if moment is None else moment + weighted
-    if total is None or not bool((total > 0).any()):
+        # A sensitivity that starts at 0 and is learned still has a time at which it would act.
+        strength = drug.sensitivity.sum() + 1e-12
+        total = total + drug.sensitivity * area
+        weight, moment = weight + strength * area, moment + strength * first
+    if not torch.is_tensor(total):
         return None
-    return total, (moment.sum() / total.sum()).clamp(0.0, end - start)
+    return total, (moment / weight).clamp(0.0, end - start)
