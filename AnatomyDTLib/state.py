@@ -186,8 +186,8 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float) -> n
 def labels_of(field, anatomy: Anatomy) -> np.ndarray:
     """Labels (*S) uint8 that are drawn for a state (K, *S): the inverse of `field_of`.
 
-    Without tumor in the voxel: the argmax, the lower index on a tie. With it, of the accessible part of the voxel (tumor
-    and whatever gives way to it):
+    Without tumor in the voxel: the argmax, the lower index on a tie. With it, of the accessible part of the voxel
+    (tumor and whatever gives way to it):
 
     * a tumor class is drawn where it holds at least visibility · kappa of it; several classes of one role add up,
       Σ p_k (1 − θ_k) / θ_k ≥ what gives way to them, and the strongest relative to its threshold θ_k is drawn;
@@ -235,8 +235,8 @@ def labels_of(field, anatomy: Anatomy) -> np.ndarray:
 def host_diffusivity(labels, anatomy: Anatomy, spacing_mm) -> np.ndarray:
     """Diffusivity of tumor cells in every voxel, (*S) float32, mm²/day: that of the tissue drawn there.
 
-    A tissue without a value of its own (tumor, edema, necrosis) takes that of the nearest voxel, in mm, of a tissue that
-    has one and may be invaded; 0 where there is none.
+    A tissue without a value of its own (tumor, edema, necrosis) takes that of the nearest voxel, in mm, of a tissue
+    that has one and may be invaded; 0 where there is none.
     """
     labels = np.asarray(labels)
     given = [t.diffusivity_mm2_per_day for t in anatomy.tissues]

@@ -51,7 +51,8 @@ def test_a_missing_structure_is_the_worst_score_and_is_said():
     assert (first.missing, first.dice, first.cl_dice, first.volume_error_percent) == ("predicted", 0.0, 0.0, -100.0)
     assert first.hd95_mm == pytest.approx(diagonal)
     assert second.dice == 1.0 and second.hd95_mm == 0.0 and second.missing == ""
-    assert third.missing == "observed" and third.hd95_mm == pytest.approx(diagonal) and third.volume_error_percent == math.inf
+    assert third.missing == "observed" and third.hd95_mm == pytest.approx(diagonal)
+    assert third.volume_error_percent == math.inf
     assert mean_dice([first, second, third]) == pytest.approx(1 / 3)
     text = format_table([first, second, third])
     assert "A (not predicted), C (not observed)" in text and "nan" not in text and "inf" not in text

@@ -53,7 +53,8 @@ def scored(case, growth, predicted, observed, spacing_mm):
     return (case, str(DAYS[case]), growth, *cells)
 
 
-HEAD = ("case", "days", "method", "tumor DSC", "HD95 mm", "mL", "observed mL", "error %", "white DSC", "grey", "ventricles", "CSF")
+HEAD = ("case", "days", "method", "tumor DSC", "HD95 mm", "mL", "observed mL", "error %",
+        "white DSC", "grey", "ventricles", "CSF")
 
 
 def compared(case, laws, folder=FOLDER):

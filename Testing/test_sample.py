@@ -81,7 +81,8 @@ def test_ventricles_lie_deep_and_on_both_sides(visits):
 
 def test_the_tumor_stays_on_the_right_and_the_falx_on_the_midline(visits):
     for visit in visits:
-        place = {k: np.argwhere(visit.array == k) @ visit.geometry.steps_mm + visit.geometry.origin_mm for k in (TUMOR, FALX)}
+        place = {k: np.argwhere(visit.array == k) @ visit.geometry.steps_mm + visit.geometry.origin_mm
+                 for k in (TUMOR, FALX)}
         assert np.all(place[FALX][:, 0] == 0.0)
         assert place[TUMOR][:, 0].max() < -2.0
         assert 10 < place[TUMOR][:, 2].mean() < 60  # above the commissures
@@ -115,7 +116,7 @@ def test_the_notice_says_what_it_is():
         assert f"{hashlib.sha256((FOLDER / name).read_bytes()).hexdigest()}  {name}" in text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("nilearn") is None, reason="nilearn, which packages the template, is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("nilearn") is None, reason="nilearn, which packages the template, is absent")
 def test_the_script_makes_the_same_bytes(tmp_path):
     subprocess.run([sys.executable, str(FOLDER / "make_sample.py"), str(tmp_path)], check=True)
     for name in DATA:

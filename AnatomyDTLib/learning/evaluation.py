@@ -54,7 +54,9 @@ def score(
     """
     predicted, observed = np.asarray(predicted), np.asarray(observed)
     if predicted.shape != observed.shape:
-        raise ValueError(f"the two label maps have the shapes {predicted.shape} and {observed.shape}; resample one onto the other first")
+        raise ValueError(
+            f"the two label maps have the shapes {predicted.shape} and {observed.shape}; resample one onto the other first"
+        )
     if predicted.ndim not in (2, 3):
         raise ValueError(f"a label map has 2 or 3 axes, not {predicted.ndim}")
     spacing = tuple(float(h) for h in spacing_mm)
@@ -149,15 +151,18 @@ def format_table(scores: Sequence[ClassScore]) -> str:
             f"{s.volume_ml:.1f}", f"{s.volume_observed_ml:.1f}",
             f"{s.volume_error_percent:+.0f}" if math.isfinite(s.volume_error_percent) else "",
         ))
-    lost = [f"{s.name} ({'not predicted' if s.missing == 'predicted' else 'not observed'})" for s in scores if s.missing]
+    lost = [f"{s.name} (not {s.missing})" for s in scores if s.missing]
     note = f"\n* counted as the image diagonal: {', '.join(lost)}\n" if lost else ""
     return aligned(rows) + note
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first one the head, as a markdown table; the first column to the left, the others to the right."""
+    """Rows of text, the first one the head, as a markdown table; the first column to the left, others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |" for row in rows]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append("| " + " | ".join(cells) + " |")
     rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 

@@ -53,7 +53,8 @@ def template() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     if found is None:
         raise SystemExit("make_sample needs the template in nilearn's wheel: pip install nilearn")
     folder = Path(found.submodule_search_locations[0]) / "datasets" / "data"
-    images = [nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz") for kind in ("gm", "wm", "t1")]
+    images = [nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+              for kind in ("gm", "wm", "t1")]
     grey, white, t1 = (np.asarray(image.dataobj).astype(np.float64) / 255.0 for image in images)
     return grey, white, ndimage.binary_fill_holes(t1 > 0), images[0].affine
 
@@ -141,7 +142,8 @@ def arrival(labels, affine, rng) -> np.ndarray:
         rows.append(index[here][open_])
         columns.append(index[there][open_])
         costs.append(0.5 * (slowness[here] + slowness[there])[open_] * np.sqrt(float(step @ step)))
-    graph = sparse.csr_array((np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))), (local.size,) * 2)
+    ends = np.concatenate(rows), np.concatenate(columns)
+    graph = sparse.csr_array((np.concatenate(costs), ends), (local.size,) * 2)
     times = np.full(labels.shape, np.inf)
     times[box] = csgraph.dijkstra(graph, directed=False, indices=int(index[tuple(inside)])).reshape(local.shape)
     return times
@@ -168,7 +170,8 @@ def plan() -> Plan:
     tissues = [presets.tissue("Background", "background")]
     tissues += [presets.tissue(name, role) for _, name, role, _ in STRUCTURES]
     treatments = presets.regime("stupp", PLAN_DAYS[-1])
-    return Plan(presets.completed(tissues, treatments), treatments, PLAN_DAYS, infiltration_mm=presets.infiltration_mm())
+    anatomy_of_plan = presets.completed(tissues, treatments)
+    return Plan(anatomy_of_plan, treatments, PLAN_DAYS, infiltration_mm=presets.infiltration_mm())
 
 
 def main(folder: Path) -> None:
@@ -180,7 +183,7 @@ def main(folder: Path) -> None:
 
     occupied = np.argwhere(labels != BACKGROUND)
     low, high = occupied.min(axis=0), occupied.max(axis=0) + 1
-    # (X, Y, Z) from left to right, back to front, to (Z, Y, X) in the left-posterior-superior directions of medical files
+    # (X, Y, Z) from left to right, back to front, to (Z, Y, X) in left-posterior-superior directions
     last = affine[:3, 3] + high - 1
     origin = np.array([-last[0], -last[1], affine[2, 3] + low[2]]) - MARGIN
     segments = [Segment(name, value, id=f"Segment_{value}", color=presets.ROLE_COLORS[role], terminology=code)
@@ -188,7 +191,8 @@ def main(folder: Path) -> None:
     for name, visited in (("sample_baseline", first), ("sample_followup", second)):
         array = visited[tuple(slice(a, b) for a, b in zip(low, high))].transpose(2, 1, 0)[:, ::-1, ::-1]
         array = np.pad(array.astype(np.uint8), MARGIN)  # the template ends in the brainstem
-        write_segmentation(folder / f"{name}.seg.nrrd", array, Geometry(array.shape, np.eye(3)[::-1].copy(), origin), segments)
+        geometry = Geometry(array.shape, np.eye(3)[::-1].copy(), origin)
+        write_segmentation(folder / f"{name}.seg.nrrd", array, geometry, segments)
     write_bytes(folder / "plan_stupp.json", plan().to_json().encode())
     for name in ("sample_baseline.seg.nrrd", "sample_followup.seg.nrrd", "plan_stupp.json"):
         print(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}")
