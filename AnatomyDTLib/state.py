@@ -2,10 +2,12 @@
 
 `field_of` and `labels_of` are each other's inverse on every label map: what the user drew is what day 0 shows.
 
-Why signed distances and not a Gaussian blur. Both were built on a 1 mm brain. A blurred one-voxel sheet (sulcal fluid,
-falx, the wall of a ventricle) keeps about 0.4 of its voxel and loses the argmax, so that it has to be mended to just
-above a tie and the first time step flips it. The logistic of a distance is above one half inside a class and below it
-outside, whatever the thickness, the number of classes or the anisotropy: the argmax holds by construction, with room.
+Why signed distances and not a Gaussian blur. Measured on the bundled sample (1 mm): of the same width, 2 mm, a blur loses
+the argmax in 58,144 voxels, 68 % of the falx and 25 % of the fluid; mended to just above a tie, the first time step
+flips them. The logistic of a distance is above one half inside a class and below it outside, whatever the thickness, the
+number of classes or the anisotropy: the argmax holds by construction, and the nearest rival is 0.30 below. The price: a
+blur keeps every class's sum, while here a thin sheet holds more than its voxels (fluid +22 % at 2 mm, +4 % at 1 mm).
+Labels are not touched by it, as volumes are counted in labels; at the default width, 1 mm, both ways keep them.
 """
 
 from __future__ import annotations
