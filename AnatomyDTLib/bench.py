@@ -101,8 +101,6 @@ def brain_phantom(shape=(155, 240, 240)) -> np.ndarray:
 
 def brain(days: float = 90.0) -> dict:
     """240x240x155 voxels of 1 mm, six classes, daily radiation and drug for the whole horizon, on one thread."""
-    import torch
-
     from .engine import forecast
     from .plan import Chemotherapy, Plan, Radiotherapy
     from .presets import DRUGS, completed, tissue

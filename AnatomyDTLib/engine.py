@@ -135,6 +135,7 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
         shown = [0]
 
         def report(day, state, box):
+            assert bool(torch.isfinite(state.sum())), f"the state is not finite on day {day:g}"
             if day > 0:
                 current[box] = labels_of(state[0].cpu().numpy(), plan.anatomy)
             frames[shown[0]] = current

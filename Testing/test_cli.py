@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from AnatomyDTLib import cli, volumes
+from AnatomyDTLib import cli, outputs, volumes
 from AnatomyDTLib.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def test_a_second_forecast_replaces_the_first(patient, tmp_path):
 
 
 def test_day_names():
-    assert [cli.day_name(d) for d in (0, 30, 30.5, 10000, 7.125)] == ["0000", "0030", "0030.5", "10000", "0007.125"]
+    assert [outputs.day_name(d) for d in (0, 30, 30.5, 10000, 7.125)] == ["0000", "0030", "0030.5", "10000", "0007.125"]
 
 
 # ---- labels

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from AnatomyDTLib import Plan, forecast
 from AnatomyDTLib.physics.pressure import MassEffect, advect
+from AnatomyDTLib.physics.transport import AxisSystem
 from AnatomyDTLib.presets import completed, tissue
 
 NAMES = ("Background", "White matter", "Ventricles", "Tumor")
@@ -94,3 +95,14 @@ def test_gradient_through_the_push(ndim):
     p = p / p.sum(1, keepdim=True) * (1 + 0.02 * torch.rand(1, 1, *shape, dtype=torch.float64))
     effect = MassEffect(1.0, (), (2,), (4.0,) * ndim)
     assert torch.autograd.gradcheck(effect.push, (p.requires_grad_(),), atol=1e-5, rtol=1e-3)
+
+
+def test_traces_that_an_advection_leaves_are_no_room_to_divide_by():
+    # a voxel that a push has emptied down to denormal numbers once made the next solve divide by zero
+    capacity = torch.ones(6, 1, 3)
+    capacity[3] = 1.4e-45
+    mover = 0.5 * capacity
+    for scale in (0.1, 10.0):
+        flux = AxisSystem(capacity, torch.tensor(0.65), scale).flux_of(mover)
+        assert bool(torch.isfinite(flux).all())
+        assert float(flux[2:4].abs().max()) == 0.0, "nothing passes through a closed voxel"

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import random
 import resource
 import struct
 import subprocess

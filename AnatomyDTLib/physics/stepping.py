@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -154,6 +156,18 @@ def _treated(course: Course, classes: int) -> set[int]:
     }
 
 
+def _return_freed_memory() -> None:
+    """Gives the pages of freed blocks back to the system, where the C library can.
+
+    glibc before 2.38 does not fit an aligned block into a freed one of its own size: without this, the backward pass of a
+    225-day course on 64³ voxels held 6.3 GB, nearly all of it holes.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def _checkpointed(stage, p):
     return checkpoint(stage, p, use_reentrant=False, preserve_rng_state=False)
 
@@ -184,6 +198,8 @@ class _Differentiable:
 
     def advance(self, start, end, reverse):
         def one(p):
+            if self.run > 1:
+                _return_freed_memory()
             kill = drug_kill(self.course.drugs, start, end)
             rates = None if self.residual is None else self.residual(p, start, end - start)
             return self.stepper.step(p, end - start, reverse=reverse, kill=kill, residual=rates)

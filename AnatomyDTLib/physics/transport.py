@@ -40,6 +40,10 @@ def floor_of(dtype) -> float:
     return torch.finfo(dtype).tiny * 1e13
 
 
+# A voxel of which a class may fill less than this is closed to it: to divide by less is to divide by rounding.
+CLOSED = 1e-9
+
+
 class AxisSystem:
     """The implicit system of one class along one axis, for a fixed dt and fixed C: built once, used often.
 
@@ -47,6 +51,7 @@ class AxisSystem:
     """
 
     def __init__(self, capacity: torch.Tensor, diffusivity: torch.Tensor, scale: float):
+        capacity = torch.where(capacity > CLOSED, capacity, torch.zeros_like(capacity))
         conductivity = (capacity * diffusivity).expand_as(capacity)
         full = scale * harmonic(conductivity[:-1], conductivity[1:])
         room = torch.minimum(capacity[:-1], capacity[1:])
