@@ -43,7 +43,9 @@ SEED = 20090911
 ORIGIN_MNI_MM = (29.0, -16.0, 33.0)  # where the tumor starts: right centrum semiovale, above the lateral ventricle
 BASELINE_ML, FOLLOWUP_ML = 18.0, 32.4  # visible volume at the two visits
 FOLLOWUP_DAY = 90
-PLAN_DAYS = tuple(range(10, 121, 10))
+PLAN_DAYS = (5, 10, 15, 20, 30, 60, 90, 120, 150, 180, 210, 240)
+# The slow law: untreated it makes of the first visit about what the second one shows; the default one five times that.
+PLAN_GROWTH = "lipkova"
 MARGIN = 3  # voxels of background around the brain
 
 
@@ -166,12 +168,12 @@ def visit(labels, times, volume_ml) -> np.ndarray:
 
 
 def plan() -> Plan:
-    """Chemoradiation after Stupp from day 0, no operation, with the preset growth law."""
-    tissues = [presets.tissue("Background", "background")]
-    tissues += [presets.tissue(name, role) for _, name, role, _ in STRUCTURES]
+    """Chemoradiation after Stupp from day 0, no operation, with the growth law PLAN_GROWTH."""
+    tissues = [presets.tissue("Background", "background", PLAN_GROWTH)]
+    tissues += [presets.tissue(name, role, PLAN_GROWTH) for _, name, role, _ in STRUCTURES]
     treatments = presets.regime("stupp", PLAN_DAYS[-1])
-    anatomy_of_plan = presets.completed(tissues, treatments)
-    return Plan(anatomy_of_plan, treatments, PLAN_DAYS, infiltration_mm=presets.infiltration_mm())
+    anatomy_of_plan = presets.completed(tissues, treatments, PLAN_GROWTH)
+    return Plan(anatomy_of_plan, treatments, PLAN_DAYS, infiltration_mm=presets.infiltration_mm(PLAN_GROWTH))
 
 
 def main(folder: Path) -> None:
