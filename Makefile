@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OUT ?= forecast
 SAMPLE = AnatomyDT/Resources/SampleData
 
-.PHONY: forecast test slow bench clean
+.PHONY: forecast test slow bench pictures clean
 
 .venv/.done: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,10 @@ slow: .venv/.done
 
 bench: .venv/.done
 	.venv/bin/python -m AnatomyDTLib bench
+
+# the picture of the README
+pictures: forecast
+	cp $(OUT)/forecast.png docs/forecast.png
 
 clean:
 	rm -rf .venv $(OUT)
