@@ -25,7 +25,7 @@ def radius(shape, spacing=None):
 
 
 def brain(shape, dtype=torch.float32, device="cpu", seed=0):
-    """(1, 6, *S): tumor, three classes that give way, ventricle and background that hold; irregular, partial volumes."""
+    """(1, 6, *S): tumor, three classes that give way, ventricle and background that hold; irregular, partial voxels."""
     random = torch.Generator().manual_seed(seed)
     distance = radius(shape)
     hosts = torch.rand((3, *shape), generator=random, dtype=torch.float64) + 0.05

@@ -71,7 +71,8 @@ def slow_drug(days=(0.0, 3.3)):
 
 
 def fraction(dose=2.0):
-    return Irradiate(torch.tensor(dose).double(), torch.tensor([0.3, 0]).double(), torch.tensor([0.03, 0]).double(), (1, -1))
+    alpha = torch.tensor([0.3, 0], dtype=torch.float64)
+    return Irradiate(torch.tensor(dose).double(), alpha, alpha / 10, (1, -1))
 
 
 COURSES = {
@@ -150,7 +151,8 @@ def test_the_front_invades_tissue_at_fishers_speed(shape, dt):
     u = ((1 + x) * torch.exp(-x)).clamp(max=0.999).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
     p = torch.stack((u, 0.6 * (1 - u), 0.4 * (1 - u)))[None]
     rates = torch.tensor([rho, 0.0, 0.0]).double()
-    eq = CrossDiffusion((1.0,) * len(shape), torch.tensor([d, 0, 0]).double(), ((1, 2), (), ()), rho=rates, dead=(-1,) * 3)
+    diffusivity = torch.tensor([d, 0, 0]).double()
+    eq = CrossDiffusion((1.0,) * len(shape), diffusivity, ((1, 2), (), ()), rho=rates, dead=(-1,) * 3)
     walk = FastStepper(eq)
     early = run(walk, p, dt, round(120 / dt))
     late = run(walk, early, dt, round(120 / dt))
@@ -159,7 +161,9 @@ def test_the_front_invades_tissue_at_fishers_speed(shape, dt):
     assert speed == pytest.approx(2 * math.sqrt(d * rho), rel=0.03)
 
 
-@pytest.mark.parametrize("d, rho, spacing", [(0.65, 0.012, (1.0,) * 3), (0.13, 0.025, (1.0,) * 3), (0.65, 0.05, (6.5, 0.86, 0.86))])
+@pytest.mark.parametrize(
+    "d, rho, spacing", [(0.65, 0.012, (1.0,) * 3), (0.13, 0.025, (1.0,) * 3), (0.65, 0.05, (6.5, 0.86, 0.86))]
+)
 def test_the_default_step_gives_the_forecast_of_a_quarter_day(d, rho, spacing):
     shape = tuple(round(36 / h) for h in spacing)
     p = pair(torch.sigmoid((9 - radius(shape, spacing)) / 1.0)).float()
@@ -228,9 +232,10 @@ def test_radiation_reaches_a_class_that_neither_moves_nor_grows():
     p[:, 2, 50:55, 40:45] = 0.5
     p[:, 1] = 1 - p.sum(1)
     rho = torch.tensor([0.1, 0, 0, 0]).double()
-    eq = CrossDiffusion((1.0, 1.0), torch.tensor([0.05, 0, 0, 0]).double(), ((1,), (), (), ()), rho=rho, dead=(3, -1, 3, -1))
+    dead = (3, -1, 3, -1)
+    eq = CrossDiffusion((1.0, 1.0), torch.tensor([0.05, 0, 0, 0]).double(), ((1,), (), (), ()), rho=rho, dead=dead)
     alpha = torch.tensor([0.1, 0, 0.2, 0]).double()
-    hit = Irradiate(torch.tensor(2.0).double(), alpha, 0 * alpha, (3, -1, 3, -1))
+    hit = Irradiate(torch.tensor(2.0).double(), alpha, 0 * alpha, dead)
     drug = Drug((1.0,), torch.ones(1).double(), torch.tensor(1.0).double(), torch.tensor([0, 0, 0.3, 0]).double())
     states, _ = solved(p, eq, Course((5.0,), 1.0, ((2.0, hit),), (drug,)))
     exposure = 0.3 * (1 - 2.0**-4) / math.log(2)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from physics_cases import (
-    BACKGROUND, CSF, DEVICES, GIVERS, GREY, TUMOR, VENTRICLE, WHITE,
+    CSF, DEVICES, GIVERS, GREY, TUMOR, VENTRICLE, WHITE,
     brain, coordinates, dice, equation, mass, pair, pair_equation, radius, run,
 )
 
@@ -90,12 +90,14 @@ def test_the_fast_step_equals_the_reference(shape, dtype, device):
     field = 0.5 * distances((1, 6, *shape), device).to(dtype)
     field[:, 1:] = 0
     both = (GIVERS, (), (WHITE, CSF), (), (), ())
-    exponent = torch.tensor([0.3, 0, 0, 0, 0, 0], dtype=dtype, device=device), torch.tensor(0.2, dtype=dtype, device=device)
+    like = dict(dtype=dtype, device=device)
+    exponent = torch.tensor([0.3, 0, 0, 0, 0, 0], **like), torch.tensor(0.2, **like)
+    per_axis = torch.tensor([[0.5, 0.1, 0.9][: len(shape)]] + [[0.0] * len(shape)] * 5, **like)
     dead = (VENTRICLE, CSF, CSF, -1, -1, -1)
     cases = [
         (equation(p, 0.65, rho=rho), 1.0, None),
         (equation(p, field, rho=rho), 5.0, None),
-        (equation(p, torch.tensor([[0.5, 0.1, 0.9][: len(shape)]] + [[0.0] * len(shape)] * 5, dtype=dtype, device=device)), 2.0, None),
+        (equation(p, per_axis), 2.0, None),
         (equation(p, 0.65, rho=rho, kappa=kappa, dead=dead, atrophy=shrink), 1.0, exponent),
         (equation(p, 0.65, rho=rho, dead=dead), 1.0, exponent),
         (equation(p, two, yields=both, chi=cross, rho=rho), 1.0, None),
@@ -222,7 +224,8 @@ def test_a_full_tensor_is_bounded_and_what_the_projection_mends_is_reported(shap
 def test_a_tensor_moves_nothing_where_the_tumor_is_uniform(shape):
     p = brain(shape, torch.float64)
     participants = p[:, :VENTRICLE].sum(1)
-    p[:, :VENTRICLE] = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=p.dtype).reshape(1, 4, *[1] * len(shape)) * participants[:, None]
+    parts = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=p.dtype).reshape(1, 4, *[1] * len(shape))
+    p[:, :VENTRICLE] = parts * participants[:, None]
     d, _ = rotated_tensor(shape)
     d = torch.cat((d[:, :1], torch.zeros(1, 5, *d.shape[2:], dtype=d.dtype)), 1)
     q = run(Stepper(equation(p, d)), p, 1.0, 4)

@@ -28,7 +28,8 @@ def still(p, dead=(1, -1)):
 
 
 def tumor(shape, dtype=torch.float64, device="cpu"):
-    return pair((0.1 + 0.8 * torch.rand(shape, generator=torch.Generator().manual_seed(5))).to(device=device, dtype=dtype))
+    u = 0.1 + 0.8 * torch.rand(shape, generator=torch.Generator().manual_seed(5))
+    return pair(u.to(device=device, dtype=dtype))
 
 
 # Radiation
@@ -91,7 +92,8 @@ def test_the_area_under_the_curve_in_closed_form(half_life):
     rate = math.log(2) / half_life
     edges = [0.0, 0.4, 1.3, 1.31, 2.6, 4.0, 7.0, 9.5]
     area = sum(float(given.exposure(a, b)[0]) for a, b in zip(edges, edges[1:]))
-    expected = sum(dose * (1 - math.exp(-rate * (9.5 - day))) / rate for day, dose in zip((0.0, 1.3, 4.0), (1.0, 0.5, 0.8)))
+    given_doses = ((0.0, 1.0), (1.3, 0.5), (4.0, 0.8))
+    expected = sum(dose * (1 - math.exp(-rate * (9.5 - day))) / rate for day, dose in given_doses)
     assert area == pytest.approx(expected, rel=1e-12)
     whole = float(drug((2.0,), half_life=half_life).exposure(2.0, 2.0 + 60 * half_life)[0])
     assert whole == pytest.approx(half_life / math.log(2), rel=1e-12)
@@ -122,7 +124,8 @@ def test_a_still_tumor_loses_the_closed_form_at_any_step(shape, half_life, step)
         for given in drugs:
             rate = math.log(2) / float(given.half_life)
             exponent += float(given.sensitivity[0]) * sum(
-                float(dose) * (1 - math.exp(-rate * (end - day))) / rate for day, dose in zip(given.days, given.doses) if day < end
+                float(dose) * (1 - math.exp(-rate * (end - day))) / rate
+                for day, dose in zip(given.days, given.doses) if day < end
             )
         expected.append(math.exp(-exponent))
     for gradients in (False, True):
@@ -214,7 +217,7 @@ def test_a_treated_tumor_grows_back_by_the_hand_computed_law():
     u = torch.tensor([[0.05, 0.4, 0.9]], dtype=torch.float64)
     p = pair(u)
     alpha = torch.tensor([0.2, 0]).double()
-    course = lambda step: Course((9.0,), step, ((3.7, Irradiate(torch.tensor(2.0).double(), alpha, 0 * alpha, (1, -1))),))
+    hit = Irradiate(torch.tensor(2.0).double(), alpha, 0 * alpha, (1, -1))
 
     def logistic(x, t):
         return x / (x + (1 - x) * math.exp(-0.1 * t))
@@ -222,5 +225,5 @@ def test_a_treated_tumor_grows_back_by_the_hand_computed_law():
     expected = logistic(logistic(u, 3.7) * math.exp(-0.4), 5.3)
     for step in (0.3, 5.0):
         rho = torch.tensor([0.1, 0], dtype=torch.float64)
-        q = forecast(p, pair_equation(p, 0.0, rho=rho), course(step))[0]
+        q = forecast(p, pair_equation(p, 0.0, rho=rho), Course((9.0,), step, ((3.7, hit),)))[0]
         assert torch.allclose(q[0, 0], expected, rtol=1e-10)
