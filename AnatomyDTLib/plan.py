@@ -11,11 +11,17 @@ import json
 import math
 from dataclasses import dataclass
 
+from .checks import PlanError, flag, number, numbers, optional_text, shown, text
+from .interventions import TREATMENTS, WEEKDAYS, Chemotherapy, Radiotherapy, Surgery, kind_of
+
+# The one door to a plan and to what stands in it.
+__all__ = (
+    "Anatomy", "Chemotherapy", "CrossDiffusion", "PLAN_VERSION", "Plan", "PlanError", "ROLES", "Radiotherapy", "Surgery",
+    "TREATMENTS", "Tissue", "WEEKDAYS", "kind_of",
+)
+
 PLAN_VERSION = 1
 
-# No course has more; a schedule is a list of days, so a typing error must not fill the memory.
-MOST_FRACTIONS = 1000
-_HUGE = 1e300
 
 # What a class is, mechanically. `gives_way`: tumor may take its place. `barrier` is falx, tentorium
 # or skull; `organ` is any tissue that is not brain; `cavity` is what surgery leaves; `necrosis` is
@@ -35,60 +41,6 @@ ROLES = {
     "edema": (True, True),
     "tumor": (False, True),
 }
-
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-
-
-class PlanError(ValueError):
-    """A plan that cannot be run; the text is the sentence the user reads."""
-
-
-def _shown(value) -> str:
-    """A value as a refusal quotes it: short, whatever was given."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _number(value, what: str, low: float = -math.inf, high: float = math.inf) -> float:
-    # the comparison also refuses NaN and whole numbers too large for a float
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_HUGE <= value <= _HUGE:
-        raise PlanError(f"{what} must be a finite number, not {_shown(value)}")
-    if not low <= value <= high:
-        if high == math.inf:
-            raise PlanError(f"{what} must be at least {low:g}, not {value:g}")
-        raise PlanError(f"{what} must lie between {low:g} and {high:g}, not {value:g}")
-    return float(value)
-
-
-def _whole(value, what: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise PlanError(f"{what} must be a whole number from {low} to {high}, not {_shown(value)}")
-    return value
-
-
-def _text(value, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise PlanError(f"{what} must be a non-empty text, not {_shown(value)}")
-    if any("\ud800" <= c <= "\udfff" for c in value):      # half a character: JSON can hold it, no file can
-        raise PlanError(f"{what} is not valid text: {ascii(value)[:60]}")
-    return value
-
-
-def _optional_text(value, what: str) -> None:
-    if value is not None:
-        _text(value, what)
-
-
-def _flag(value, what: str) -> None:
-    if not isinstance(value, bool):
-        raise PlanError(f"{what} must be true or false, not {_shown(value)}")
-
-
-def _numbers(values, what: str, low: float = 0.0) -> tuple[float, ...]:
-    if not isinstance(values, (list, tuple)) or not values:
-        raise PlanError(f"{what} must be a list of at least one number, not {_shown(values)}")
-    return tuple(_number(v, f"each of {what}", low) for v in values)
-
 
 @dataclass(frozen=True)
 class Tissue:
@@ -124,27 +76,27 @@ class Tissue:
     terminology: str | None = None
 
     def __post_init__(self):
-        _text(self.name, "a tissue's name")
+        text(self.name, "a tissue's name")
         what = f"tissue '{self.name}'"
         if not isinstance(self.role, str) or self.role not in ROLES:
-            raise PlanError(f"{what} has the role {_shown(self.role)}; write one of {', '.join(ROLES)}")
+            raise PlanError(f"{what} has the role {shown(self.role)}; write one of {', '.join(ROLES)}")
         if self.diffusivity_mm2_per_day is not None:
-            _number(self.diffusivity_mm2_per_day, f"{what}: diffusivity_mm2_per_day", 0.0)
-        _number(self.growth_per_day, f"{what}: growth_per_day", 0.0 if self.is_tumor else -math.inf)
-        if _number(self.carrying_capacity, f"{what}: carrying_capacity", 0.0, 1.0) == 0.0:
+            number(self.diffusivity_mm2_per_day, f"{what}: diffusivity_mm2_per_day", 0.0)
+        number(self.growth_per_day, f"{what}: growth_per_day", 0.0 if self.is_tumor else -math.inf)
+        if number(self.carrying_capacity, f"{what}: carrying_capacity", 0.0, 1.0) == 0.0:
             raise PlanError(f"{what}: carrying_capacity must be above 0")
-        if not 0.0 < _number(self.visibility, f"{what}: visibility", 0.0, 1.0) < 1.0:
+        if not 0.0 < number(self.visibility, f"{what}: visibility", 0.0, 1.0) < 1.0:
             raise PlanError(f"{what}: visibility must be above 0 and below 1")
-        _number(self.alpha_per_gy, f"{what}: alpha_per_gy", 0.0)
-        _number(self.beta_per_gy2, f"{what}: beta_per_gy2", 0.0)
+        number(self.alpha_per_gy, f"{what}: alpha_per_gy", 0.0)
+        number(self.beta_per_gy2, f"{what}: beta_per_gy2", 0.0)
         if self.gives_way is not None:
-            _flag(self.gives_way, f"{what}: gives_way")
-        _optional_text(self.dies_to, f"{what}: dies_to")
-        _optional_text(self.terminology, f"{what}: terminology")
+            flag(self.gives_way, f"{what}: gives_way")
+        optional_text(self.dies_to, f"{what}: dies_to")
+        optional_text(self.terminology, f"{what}: terminology")
         if self.color is not None:
             if not isinstance(self.color, (list, tuple)) or len(self.color) != 3:
                 raise PlanError(f"{what}: color must be three numbers between 0 and 1")
-            color = tuple(_number(c, f"{what}: color", 0.0, 1.0) for c in self.color)
+            color = tuple(number(c, f"{what}: color", 0.0, 1.0) for c in self.color)
             object.__setattr__(self, "color", color)
 
     @property
@@ -170,9 +122,9 @@ class CrossDiffusion:
     chi_mm2_per_day: float
 
     def __post_init__(self):
-        _text(self.tissue, "cross_diffusion: tissue")
-        _text(self.along, "cross_diffusion: along")
-        _number(self.chi_mm2_per_day, "cross_diffusion: chi_mm2_per_day")
+        text(self.tissue, "cross_diffusion: tissue")
+        text(self.along, "cross_diffusion: along")
+        number(self.chi_mm2_per_day, "cross_diffusion: chi_mm2_per_day")
         if self.tissue == self.along:
             raise PlanError(f"cross_diffusion of '{self.tissue}' along itself is self-diffusion: give it a diffusivity")
 
@@ -246,129 +198,6 @@ class Anatomy:
 
 
 @dataclass(frozen=True)
-class Surgery:
-    """A resection: mass in the resected voxels becomes the cavity class at `day`.
-
-    region: name of a map (non-zero voxels are resected); None: the visible tumor
-    extent: fraction of the visible tumor's volume that is resected, the innermost voxels first;
-        only without a region
-    margin_mm: resected beyond the tumor, or beyond the region, into tissue that gives way
-    residual_fraction: fraction of the tumor that stays in the resected voxels
-    """
-
-    day: float
-    region: str | None = None
-    extent: float = 1.0
-    margin_mm: float = 0.0
-    residual_fraction: float = 0.0
-
-    def __post_init__(self):
-        _number(self.day, "surgery: day", 0.0)
-        _optional_text(self.region, "surgery: region")
-        _number(self.extent, "surgery: extent", 0.0, 1.0)
-        _number(self.margin_mm, "surgery: margin_mm", 0.0)
-        _number(self.residual_fraction, "surgery: residual_fraction", 0.0, 1.0)
-        if self.region is not None and self.extent != 1.0:
-            raise PlanError("surgery: give either a region or an extent, not both")
-        if self.extent < 1.0 and self.margin_mm > 0.0:
-            raise PlanError("surgery: a margin goes with the whole tumor or a region; leave extent at 1")
-
-    def event_days(self) -> tuple[float, ...]:
-        return (float(self.day),)
-
-
-@dataclass(frozen=True)
-class Radiotherapy:
-    """Fractions of radiation; each leaves S = exp(−(alpha d + beta d²)) of a radiosensitive class.
-
-    start_day: day of the first fraction
-    fractions: how many
-    dose_gy: dose of one fraction, Gy; None with a dose_map
-    weekdays_only: no fraction on Saturday and Sunday
-    start_weekday: the weekday of start_day
-    region: name of a map; the dose is given where it is non-zero; None: everywhere
-    dose_map: name of a map of the course's TOTAL dose in Gy, split evenly over the fractions
-    """
-
-    start_day: float
-    fractions: int
-    dose_gy: float | None = 2.0
-    weekdays_only: bool = True
-    start_weekday: str = "monday"
-    region: str | None = None
-    dose_map: str | None = None
-
-    def __post_init__(self):
-        _number(self.start_day, "radiotherapy: start_day", 0.0)
-        _whole(self.fractions, "radiotherapy: fractions", 1, MOST_FRACTIONS)
-        _flag(self.weekdays_only, "radiotherapy: weekdays_only")
-        _optional_text(self.region, "radiotherapy: region")
-        _optional_text(self.dose_map, "radiotherapy: dose_map")
-        if self.start_weekday not in WEEKDAYS:
-            raise PlanError(f"radiotherapy: start_weekday must be one of {', '.join(WEEKDAYS)}, not {_shown(self.start_weekday)}")
-        if self.weekdays_only and self.start_weekday in WEEKDAYS[5:]:
-            raise PlanError("radiotherapy: a course on weekdays only cannot start on a Saturday or Sunday")
-        if (self.dose_gy is None) == (self.dose_map is None):
-            raise PlanError("radiotherapy: give either dose_gy (one fraction) or a dose_map (the total), the other null")
-        if self.dose_gy is not None:
-            _number(self.dose_gy, "radiotherapy: dose_gy", 0.0)
-
-    def event_days(self) -> tuple[float, ...]:
-        days, offset = [], 0
-        weekday = WEEKDAYS.index(self.start_weekday)
-        while len(days) < self.fractions:
-            if not self.weekdays_only or (weekday + offset) % 7 < 5:
-                days.append(float(self.start_day) + offset)
-            offset += 1
-        return tuple(days)
-
-
-@dataclass(frozen=True)
-class Chemotherapy:
-    """Doses of one drug; the kill rate follows its concentration.
-
-    ∂ₜp = −sensitivity · c(t) · p,  c(t) = Σ_i dose_i · exp(−ln 2 (t − day_i) / half_life)  for t ≥ day_i
-
-    drug: its name
-    days: days of the doses
-    sensitivity_per_day: kill rate at the maximal dose, 1/day (TumorTwin's convention)
-    half_life_day: of the drug, days
-    dose: of each administration, relative to the maximal one: one number for all, or one per day
-    """
-
-    drug: str
-    days: tuple[float, ...]
-    sensitivity_per_day: float
-    half_life_day: float
-    dose: float | tuple[float, ...] = 1.0
-
-    def __post_init__(self):
-        _text(self.drug, "chemotherapy: drug")
-        object.__setattr__(self, "days", _numbers(self.days, f"chemotherapy '{self.drug}': days"))
-        _number(self.sensitivity_per_day, f"chemotherapy '{self.drug}': sensitivity_per_day", 0.0)
-        if _number(self.half_life_day, f"chemotherapy '{self.drug}': half_life_day", 0.0) == 0.0:
-            raise PlanError(f"chemotherapy '{self.drug}': half_life_day must be above 0")
-        if isinstance(self.dose, (list, tuple)):
-            dose = _numbers(self.dose, f"chemotherapy '{self.drug}': dose")
-            if len(dose) != len(self.days):
-                raise PlanError(f"chemotherapy '{self.drug}': {len(dose)} doses for {len(self.days)} days; give one number or one per day")
-            object.__setattr__(self, "dose", dose)
-        else:
-            _number(self.dose, f"chemotherapy '{self.drug}': dose", 0.0)
-
-    def event_days(self) -> tuple[float, ...]:
-        return self.days
-
-    @property
-    def doses(self) -> tuple[float, ...]:
-        """Relative dose of each administration, in the order of `days`."""
-        return self.dose if isinstance(self.dose, tuple) else (float(self.dose),) * len(self.days)
-
-
-TREATMENTS = {"surgery": Surgery, "radiotherapy": Radiotherapy, "chemotherapy": Chemotherapy}
-
-
-@dataclass(frozen=True)
 class Plan:
     """What to forecast.
 
@@ -391,14 +220,14 @@ class Plan:
 
     def __post_init__(self):
         object.__setattr__(self, "treatments", tuple(self.treatments))
-        object.__setattr__(self, "days", _numbers(self.days, "days"))
+        object.__setattr__(self, "days", numbers(self.days, "days"))
         for earlier, later in zip((0.0,) + self.days, self.days):
             if not later > earlier:
                 raise PlanError(f"days must be above 0 and ascending, not {list(self.days)}")
-        _number(self.infiltration_mm, "infiltration_mm", 0.0)
-        _number(self.interface_mm, "interface_mm", 0.0)
-        _number(self.mass_effect, "mass_effect", 0.0, 1.0)
-        if self.step_days is not None and _number(self.step_days, "step_days", 0.0) == 0.0:
+        number(self.infiltration_mm, "infiltration_mm", 0.0)
+        number(self.interface_mm, "interface_mm", 0.0)
+        number(self.mass_effect, "mass_effect", 0.0, 1.0)
+        if self.step_days is not None and number(self.step_days, "step_days", 0.0) == 0.0:
             raise PlanError("step_days must be above 0")
         for treatment in self.treatments:
             for day in treatment.event_days():
@@ -448,23 +277,18 @@ class Plan:
             raise PlanError('the plan has the unknown key "anatomy"; its classes stand under "tissues"')
         version = document.pop("anatomydt_plan")
         if version != PLAN_VERSION or isinstance(version, bool):
-            raise PlanError(f"the plan has version {_shown(version)}; this program reads version {PLAN_VERSION}")
+            raise PlanError(f"the plan has version {shown(version)}; this program reads version {PLAN_VERSION}")
         tissues = [_build(Tissue, d, "a tissue") for d in _objects(document.pop("tissues", None), "tissues")]
         chi = [_build(CrossDiffusion, d, "cross_diffusion") for d in _objects(document.pop("cross_diffusion", []), "cross_diffusion")]
         treatments = []
         for entry in _objects(document.pop("treatments", []), "treatments"):
             kind = entry.pop("type", None)
             if not isinstance(kind, str) or kind not in TREATMENTS:
-                raise PlanError(f"a treatment has the type {_shown(kind)}; write one of {', '.join(TREATMENTS)}")
+                raise PlanError(f"a treatment has the type {shown(kind)}; write one of {', '.join(TREATMENTS)}")
             treatments.append(_build(TREATMENTS[kind], entry, kind))
         document["anatomy"] = Anatomy(tuple(tissues), tuple(chi))
         document["treatments"] = tuple(treatments)
         return _build(cls, document, "the plan")
-
-
-def kind_of(treatment) -> str:
-    """The word that stands for a treatment in a plan: surgery, radiotherapy or chemotherapy."""
-    return next(kind for kind, cls in TREATMENTS.items() if isinstance(treatment, cls))
 
 
 def _unique_keys(pairs):

@@ -18,7 +18,7 @@ FLOORS = {
     "engine": 3,
     "learning": 2,
     "physics": 1,
-    "state": 0, "plan": 0, "presets": 0, "labelling": 0, "__init__": 0,
+    "state": 0, "plan": 0, "interventions": 0, "checks": 0, "presets": 0, "labelling": 0, "__init__": 0,
 }
 
 
@@ -68,7 +68,7 @@ def test_foreign_packages_stay_in_their_rooms(path):
         assert not top & {"slicer", "vtk", "vtkmodules"} or own == "outputs"
     if own not in ("physics", "learning", "engine", "bench"):
         assert "torch" not in top
-    if own in ("plan", "presets", "labelling"):
+    if own in ("plan", "interventions", "checks", "presets", "labelling"):
         assert top <= set(sys.stdlib_module_names) | {"AnatomyDTLib"}
     assert not top & {"pickle", "requests", "urllib"}
 
