@@ -1,0 +1,102 @@
+"""The process that computes a forecast: arrays and a plan from a folder, the result into it.
+
+Run as a script, never imported: python worker.py FOLDER PARENT_PID. Lines that begin with PROGRESS
+tell how far it is; every other line is for the log.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+
+PROGRESS = "@progress "
+
+
+def alive(pid: int) -> bool:
+    """Does a process run? Asked without disturbing it."""
+    if os.name == "nt":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32
+        # os.kill(pid, 0) would end the process on Windows.
+        handle = kernel.OpenProcess(0x00100000, False, pid)
+        if not handle:
+            return False
+        running = kernel.WaitForSingleObject(handle, 0) == 0x00000102
+        kernel.CloseHandle(handle)
+        return running
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def leave_with(folder: str, parent: int) -> None:
+    """Ends this process when nobody waits for it: the application has gone, or has removed the folder."""
+    while os.path.isdir(folder) and alive(parent):
+        time.sleep(0.5)
+    os._exit(3)
+
+
+def compute(folder: str) -> None:
+    with open(os.path.join(folder, "request.json"), encoding="utf-8") as file:
+        request = json.load(file)
+    sys.path.insert(0, request["library"])
+    # Packages that only the application was told of are found too, after this interpreter's own.
+    sys.path += [entry for entry in request["path"] if entry not in sys.path]
+    import numpy as np
+
+    from AnatomyDTLib.engine import forecast
+    from AnatomyDTLib.plan import Plan
+
+    maps = {name: np.load(os.path.join(folder, file)) for name, file in request["maps"].items()}
+    last = [-1.0]
+
+    def told(fraction, text):
+        if fraction - last[0] >= 0.002 or fraction >= 1.0:
+            last[0] = fraction
+            print(f"{PROGRESS}{fraction:.4f} {text}", flush=True)
+
+    found = forecast(
+        np.load(os.path.join(folder, "labels.npy")), request["spacing_mm"], Plan.from_json(request["plan"]),
+        maps=maps, device=request["device"], probabilities=request["probabilities"], progress=told,
+    )
+    np.save(os.path.join(folder, "found_labels.npy"), found.labels)
+    if found.tumor_probability is not None:
+        np.save(os.path.join(folder, "found_probability.npy"), found.tumor_probability)
+    answer = {
+        "days": found.days.tolist(), "volume_ml": found.volume_ml.tolist(), "warnings": list(found.warnings), "run": found.run,
+    }
+    write(folder, "answer.json", answer)
+
+
+def write(folder: str, name: str, document) -> None:
+    """Writes a JSON that is there whole or not at all."""
+    path = os.path.join(folder, name)
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        json.dump(document, file)
+    os.replace(path + ".part", path)
+
+
+def main(folder: str, parent: str) -> int:
+    threading.Thread(target=leave_with, args=(folder, int(parent)), daemon=True).start()
+    try:
+        compute(folder)
+    except ValueError as error:
+        write(folder, "refusal.json", str(error))
+        if type(error) is ValueError:
+            traceback.print_exc()
+        return 2
+    except MemoryError:
+        write(folder, "refusal.json", "there is not enough memory for this forecast: crop the image or use larger voxels")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:3]))
