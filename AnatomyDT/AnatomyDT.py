@@ -4,22 +4,26 @@ import json
 import logging
 import os
 import sys
-import time
-from typing import Annotated
 
 import qt
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import *
 from slicer.util import VTKObservationMixin
 
 if importlib.util.find_spec("AnatomyDTLib") is None:
     # Run from the source tree: only this folder is on the path, and the engine lies beside it.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from AnatomyDTLib import presets
+from AnatomyDTLib.plan import Plan
+from AnatomyDTPanel import choices, tissues, timeline
+from AnatomyDTPanel.logic import AnatomyDTLogic
+from AnatomyDTPanel.results import Results
+from AnatomyDTPanel.texts import growthText, regimeTexts
+from AnatomyDTPanel.treatments import TreatmentEditor, kindTexts
 
 SAMPLE_CATEGORY = "AnatomyDT"
 
@@ -64,36 +68,7 @@ def registerSampleData():
         )
 
 
-@parameterNodeWrapper
-class AnatomyDTParameterNode:
-    """Everything that is chosen in the panel; saved with the scene.
-
-    roles: JSON, segment ID -> role; treatments: JSON, as in a plan
-    loadedPlan: the JSON of a plan file whose numbers are used when growthLaw is "plan"
-    loadedDays: JSON, the reported days of a plan file where horizon and interval cannot express them, and what
-        these two show instead
-    """
-
-    segmentation: vtkMRMLSegmentationNode
-    reference: vtkMRMLScalarVolumeNode
-    regions: vtkMRMLSegmentationNode
-    dose: vtkMRMLScalarVolumeNode
-    roles: str = "{}"
-    treatments: str = "[]"
-    forecastName: str = "Forecast"
-    horizonDays: Annotated[float, WithinRange(1, 1825)] = 90
-    intervalDays: Annotated[float, WithinRange(1, 365)] = 10
-    growthLaw: str = ""
-    device: str = "auto"
-    massEffect: Annotated[float, WithinRange(0, 1)] = 0
-    infiltration: bool = True
-    probabilities: bool = False
-    loadedPlan: str = ""
-    loadedDays: str = ""
-    shownForecast: str = ""
-
-
-class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results):
     """The panel. What it shows is in the parameter node; what it does is in the logic."""
 
     def __init__(self, parent=None):
@@ -109,9 +84,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._lateShown = False
 
     def setup(self):
-        from AnatomyDTPanel.tissues import TissueTable, numberings
-        from AnatomyDTPanel.treatments import TreatmentEditor
-
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/AnatomyDT.ui"))
         self.layout.addWidget(uiWidget)
@@ -119,14 +91,14 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = AnatomyDTLogic()
 
-        for text, numbering in numberings():
+        for text, numbering in tissues.numberings():
             self.ui.numberingComboBox.addItem(text, numbering or "")
         for text, regime in regimeTexts():
             self.ui.regimeComboBox.addItem(text, regime)
         devices = ((_("Automatic"), "auto"), (_("Processor (CPU)"), "cpu"), (_("Graphics card (CUDA)"), "cuda"))
         for text, device in devices:
             self.ui.deviceComboBox.addItem(text, device)
-        self._tissues = TissueTable(self.ui.tissueTable, self.onRoleChosen)
+        self._tissues = tissues.TissueTable(self.ui.tissueTable, self.onRoleChosen)
         self._treatments = TreatmentEditor(self.ui, self.onTreatmentsEdited, self.ui.eventStatusLabel.setText)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -237,8 +209,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Shows what the parameter node holds."""
         if self._parameterNode is None or self._updating:
             return
-        from AnatomyDTPanel import choices, tissues
-
         self._updating = True
         try:
             p = self._parameterNode
@@ -266,8 +236,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._updating = False
 
     def _tissueStatus(self, rows, roles):
-        from AnatomyDTPanel import choices
-
         if not rows:
             none = self._parameterNode.segmentation is None
             return _("Choose a segmentation.") if none else _("The segmentation has no segment.")
@@ -290,9 +258,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 combo.blockSignals(blocked)
 
     def _showGrowth(self, p):
-        from AnatomyDTLib import presets
-        from AnatomyDTPanel import choices
-
         combo = self.ui.growthComboBox
         laws = list(presets.GROWTH_LAWS) + ([choices.FROM_PLAN] if p.loadedPlan else [])
         if combo.count != len(laws):
@@ -308,8 +273,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def days(self):
         """The reported days that are chosen."""
-        from AnatomyDTPanel import choices
-
         p = self._parameterNode
         if p.loadedDays:
             return tuple(json.loads(p.loadedDays)["days"])
@@ -327,9 +290,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return text
 
     def updateTimeline(self):
-        from AnatomyDTPanel import choices, timeline
-        from AnatomyDTPanel.treatments import kindTexts
-
         if self._parameterNode is None:
             return
         label = self.ui.timelineLabel
@@ -341,8 +301,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def missing(self):
         """What keeps the forecast from running, in words; "" when nothing does."""
-        from AnatomyDTPanel import choices, tissues
-
         p = self._parameterNode
         if p is None or p.segmentation is None:
             return _("Choose a segmentation.")
@@ -371,8 +329,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _late(self):
         """A sentence about treatments beyond the horizon; "" without one."""
-        from AnatomyDTPanel import choices
-
         treatments = choices.treatments_of(self._parameterNode.treatments)
         last = max((t.event_days()[-1] for t in treatments), default=0.0)
         if last <= self.days()[-1]:
@@ -400,8 +356,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode.roles = json.dumps(roles)
 
     def onFill(self):
-        from AnatomyDTPanel import choices, tissues
-
         numbering = self.ui.numberingComboBox.itemData(self.ui.numberingComboBox.currentIndex) or None
         roles = json.loads(self._parameterNode.roles)
         for row in tissues.rowsOf(self._parameterNode.segmentation):
@@ -409,14 +363,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode.roles = json.dumps(roles)
 
     def onTreatmentsEdited(self, treatments):
-        from AnatomyDTPanel import choices
-
         self._parameterNode.treatments = choices.treatments_text(treatments)
 
     def onUseRegime(self):
-        from AnatomyDTLib import presets
-        from AnatomyDTPanel import choices
-
         name = self.ui.regimeComboBox.itemData(self.ui.regimeComboBox.currentIndex)
         treatments = presets.regime(name, self.days()[-1], self.ui.regimeStartSpinBox.value)
         self._parameterNode.treatments = choices.treatments_text(treatments)
@@ -444,10 +393,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def plan(self):
         """(Plan, segment ID -> tissue index) of what is chosen; raises PlanError."""
-        from AnatomyDTLib import presets
-        from AnatomyDTLib.plan import Plan
-        from AnatomyDTPanel import choices, tissues
-
         p = self._parameterNode
         return choices.plan(
             tissues.rowsOf(p.segmentation), json.loads(p.roles), choices.treatments_of(p.treatments), self.days(),
@@ -478,9 +423,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def loadPlan(self, path):
         """Takes treatments, days and numbers over from a plan file; says why when it cannot."""
-        from AnatomyDTLib.plan import Plan
-        from AnatomyDTPanel import choices, tissues
-
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
@@ -540,8 +482,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updateApply()
 
     def _regions(self, plan):
-        from AnatomyDTPanel import tissues
-
         node = self._parameterNode.regions
         ids = {row.name: row.id for row in tissues.rowsOf(node)}
         names = {t.region for t in plan.treatments if getattr(t, "region", None)}
@@ -578,380 +518,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updateResults()
         self.updateApply()
 
-    # The results
-
-    def shown(self):
-        """The forecast that is chosen under Results, None without one."""
-        return self.logic.find(self._parameterNode.shownForecast) if self._parameterNode else None
-
-    def updateResults(self):
-        if self._parameterNode is None or slicer.mrmlScene.IsClosing():
-            return
-        found = self.logic.forecasts()
-        names = [f.name for f in found]
-        combo = self.ui.forecastComboBox
-        blocked = combo.blockSignals(True)
-        combo.clear()
-        for name in names:
-            combo.addItem(name, name)
-        if names and self._parameterNode.shownForecast not in names:
-            self._parameterNode.shownForecast = names[-1]
-        if names:
-            combo.setCurrentIndex(names.index(self._parameterNode.shownForecast))
-        combo.blockSignals(blocked)
-        shown = self.shown()
-        for name in ("forecastComboBox", "seekWidget", "playWidget", "show3DButton", "chartButton", "compareTissueComboBox"):
-            getattr(self.ui, name).setEnabled(shown is not None)
-        self.ui.outlineSlider.setEnabled(shown is not None and shown.baseline is not None)
-        self.ui.overlayCheckBox.setEnabled(shown is not None and shown.probability_proxy is not None)
-        several = len(found) > 1
-        for button in (self.ui.compareButton, self.ui.sideBySideButton):
-            button.setEnabled(several)
-        self.ui.compareButton.setToolTip(
-            _("One chart of this tissue in all forecasts of the scene.") if several else
-            _("Run a second forecast under another name, then compare."))
-        self.ui.seekWidget.setMRMLSequenceBrowserNode(shown.browser if shown else None)
-        self.ui.playWidget.setMRMLSequenceBrowserNode(shown.browser if shown else None)
-        self.ui.show3DButton.setSegmentationNode(shown.proxy if shown else None)
-        self.ui.resultsCollapsibleButton.setEnabled(shown is not None)
-        tissues = [line.GetYColumnName() for line in shown.series if line is not None] if shown else []
-        combo = self.ui.compareTissueComboBox
-        if [combo.itemText(i) for i in range(combo.count)] != tissues:
-            combo.clear()
-            for tissue in tissues:
-                combo.addItem(tissue, tissue)
-            tumors = [i for i, tissue in enumerate(tissues) if "tumor" in tissue.casefold()]
-            combo.setCurrentIndex(tumors[0] if tumors else 0)
-        if shown is not None and shown.baseline is not None and shown.baseline.GetDisplayNode() is not None:
-            display = shown.baseline.GetDisplayNode()
-            value = display.GetOpacity2DOutline() if display.GetVisibility() and not display.GetVisibility2DFill() else 0.0
-            blocked = self.ui.outlineSlider.blockSignals(True)
-            self.ui.outlineSlider.setValue(value)
-            self.ui.outlineSlider.blockSignals(blocked)
-
-    def onForecastChosen(self, index):
-        if self._parameterNode is not None and index >= 0:
-            self._parameterNode.shownForecast = self.ui.forecastComboBox.itemData(index)
-            shown = self.shown()
-            if shown is not None:
-                self.logic.bringToFront(shown)
-            self.updateResults()
-
-    def onChart(self):
-        self.logic.showChart(self.shown().chart)
-
-    def onOutline(self, opacity):
-        shown = self.shown()
-        if shown is not None and shown.baseline is not None:
-            self.logic.showOutline(shown.baseline, opacity)
-
-    def onOverlay(self, on):
-        shown = self.shown()
-        if shown is not None and shown.probability_proxy is not None:
-            slicer.util.setSliceViewerLayers(foreground=shown.probability_proxy if on else None, foregroundOpacity=0.6 if on else 0.0)
-
-    def onCompare(self):
-        tissue = self.ui.compareTissueComboBox.itemData(self.ui.compareTissueComboBox.currentIndex)
-        try:
-            self.logic.compare(tissue)
-        except ValueError as error:
-            self.say(str(error))
-
-    def onSideBySide(self):
-        """The chosen forecast and another one, in two linked views; the second follows the first one's day."""
-        shown = self.shown()
-        others = [f for f in self.logic.forecasts() if f.name != shown.name]
-        self._unlink()
-        self.logic.showSideBySide(shown, others[-1])
-        leader, follower = shown.browser, others[-1].browser
-        self._linked = [(leader, self._onLeaderModified, follower)]
-        self.addObserver(leader, vtk.vtkCommand.ModifiedEvent, self._onLeaderModified)
-        self._onLeaderModified(leader, None)
-        self.say(_("Left: {left}. Right: {right}. The right one follows the day of the left one.").format(
-            left=shown.name, right=others[-1].name))
-
-    def _onLeaderModified(self, leader, event):
-        for one, callback, follower in self._linked:
-            if one is leader and follower.GetScene() is not None:
-                self.logic.followDay(leader, follower)
-
-    def _unlink(self):
-        for leader, callback, follower in self._linked:
-            self.removeObserver(leader, vtk.vtkCommand.ModifiedEvent, callback)
-        self._linked = []
-
-
-def regimeTexts():
-    """(text, name) of the standard courses."""
-    return [
-        (_("No treatment"), "none"), (_("Surgery"), "surgery"), (_("Radiotherapy"), "radiotherapy"),
-        (_("Temozolomide"), "temozolomide"), (_("Stupp (radiotherapy and temozolomide)"), "stupp"),
-        (_("Surgery, then Stupp"), "surgery+stupp"),
-    ]
-
-
-def growthText(law):
-    texts = {
-        "hathout-high": _("Fast (Hathout 2016, high)"), "hathout-low": _("Slow (Hathout 2016, low)"),
-        "lipkova": _("Medium (Lipkova 2019)"), "swanson-high-grade": _("Diffuse (Swanson 2000)"),
-        "plan": _("From the plan file"),
-    }
-    return texts.get(law, law)
-
-
-class AnatomyDTLogic(ScriptedLoadableModuleLogic):
-    """Runs forecasts in the background and finds them in the scene; needs no panel.
-
-        logic = AnatomyDTLogic()
-        result, shown = logic.forecast(segmentationNode, plan, waitForCompletion=True)
-    """
-
-    POLL_MS = 100
-
-    def __init__(self):
-        ScriptedLoadableModuleLogic.__init__(self)
-        self._run = None
-        self._stopped = None
-        self._timer = qt.QTimer()
-        self._timer.setInterval(self.POLL_MS)
-        self._timer.connect("timeout()", self._poll)
-
-    def getParameterNode(self):
-        return AnatomyDTParameterNode(super().getParameterNode())
-
-    @property
-    def running(self):
-        return self._run is not None
-
-    def ensureDependencies(self):
-        """Asks for what is not installed; "" when everything is there, else the sentence that the user reads."""
-        if importlib.util.find_spec("torch") is None:
-            try:
-                import PyTorchUtils
-            except ModuleNotFoundError:
-                return _("PyTorch is needed: install the PyTorch extension in the Extensions Manager, restart Slicer, press Apply again.")
-            if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=">=2.2") is None:
-                return _("PyTorch was not installed, so nothing was computed. Press Apply to be asked again.")
-        import slicer.packaging
-
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Resources", "requirements.txt")
-        try:
-            slicer.packaging.pip_ensure(slicer.packaging.load_requirements(path), requester="AnatomyDT")
-        except RuntimeError:
-            return _("The packages were not installed, so nothing was computed. Press Apply to be asked again.")
-        return ""
-
-    def forecast(
-        self, segmentation, plan, reference=None, assignment=None, regions=None, doses=None, name="Forecast",
-        probabilities=False, device="auto", waitForCompletion=False, progress=None, completed=None,
-    ):
-        """Forecasts a segmentation in the background; arguments as AnatomyDTLib.scene.forecast.forecast.
-
-        progress: called with (fraction, text, new lines of the log)
-        completed: called with (forecast, shown, message); forecast and shown are None without a result
-        waitForCompletion: return (forecast, shown) when it is there; raises ForecastError, or Cancelled when it was cancelled
-        Raises ForecastError at once for what is wrong with the input.
-        """
-        from AnatomyDTLib.engine import Cancelled, ForecastError
-        from AnatomyDTLib.scene import forecast as rooms
-        from AnatomyDTLib.scene import segmentation as reading
-        from AnatomyDTPanel.background import Run
-
-        if self.running:
-            raise ForecastError("a forecast is running; wait for it or cancel it first")
-        baseline = reading.read(segmentation, reference)
-        labels, segments = reading.assigned(baseline, plan, assignment)
-        maps, warnings = rooms.read_maps(baseline, regions, doses)
-        self._baseline, self._segments, self._warnings = baseline, segments, baseline.warnings + warnings
-        self._name, self._progress, self._completed = name, progress, completed
-        self._scene, self._stopped, self._told = segmentation.GetScene(), None, 0
-        self._outcome = None
-        self._run = Run(labels, baseline.spacing_mm, plan, maps, device, probabilities)
-        self._timer.start()
-        if not waitForCompletion:
-            return None
-        while self.running:
-            slicer.app.processEvents()
-            time.sleep(0.02)
-        result, shown, message, error = self._outcome
-        if error is not None:
-            raise error
-        if result is None:
-            raise Cancelled(message)
-        return result, shown
-
-    def cancel(self, message=""):
-        """Ends the run, if there is one; the scene stays as it was."""
-        if self._run is None:
-            return
-        if self._stopped is None:
-            self._stopped = message
-        if self._timer.isActive():
-            # Else the result is being shown: that stops at the next frame and ends itself.
-            self._run.cancel()
-            self._end(None, None, message)
-
-    def _poll(self):
-        run = self._run
-        if run is None:
-            return
-        ended = run.poll()
-        self._tell(0.9 * run.fraction, run.text)
-        if not ended:
-            return
-        from AnatomyDTLib.engine import Cancelled, ForecastError
-
-        self._timer.stop()
-        try:
-            found = run.result()
-            result, shown = self._show(found)
-        except Cancelled:
-            return self._end(None, None, self._stopped or "")
-        except ForecastError as error:
-            return self._end(None, None, str(error), error)
-        except Exception as error:
-            # Whatever it was, the panel must not stay in the running state; the log has the details.
-            logging.exception("The forecast could not be shown")
-            return self._end(None, None, _("The forecast could not be shown: {why}").format(why=error), error)
-        self._end(result, shown, _("The forecast '{name}' is complete.").format(name=self._name))
-
-    def _show(self, found):
-        import dataclasses
-
-        from AnatomyDTLib.scene.forecast import show
-
-        frames = len(found.days) * (2 if found.tumor_probability is not None else 1)
-        asked = [0]
-
-        def stopped():
-            """Asked before each frame: lets the interface answer, and says whether the user gave up."""
-            asked[0] += 1
-            if asked[0] <= frames:
-                # The last question is asked when the nodes are in the scene; no event may come between them.
-                self._tell(0.9 + 0.1 * asked[0] / frames, _("making frame {number} of {count}").format(number=asked[0], count=frames))
-                slicer.app.processEvents()
-            return self._stopped is not None
-
-        shown = show(self._scene, found, self._baseline, self._segments, self._name, stopped)
-        shown.browser.SetAttribute("AnatomyDT.Plan", found.plan.to_json())
-        return dataclasses.replace(found, warnings=self._warnings + tuple(found.warnings)), shown
-
-    def _tell(self, fraction, text):
-        if self._progress is not None:
-            lines = self._run.log[self._told:]
-            self._told += len(lines)
-            self._progress(fraction, text, lines)
-
-    def _end(self, result, shown, message, error=None):
-        self._timer.stop()
-        self._run = None
-        self._outcome = (result, shown, message, error)
-        completed, self._completed, self._progress = self._completed, None, None
-        self._baseline = self._segments = None
-        if completed is not None:
-            completed(result, shown, message)
-
-    # What is in the scene
-
-    def forecasts(self):
-        """Every forecast in the scene, oldest first."""
-        from AnatomyDTLib.scene.forecast import all_shown
-
-        return all_shown(slicer.mrmlScene)
-
-    def find(self, name):
-        from AnatomyDTLib.scene.forecast import find
-
-        return find(slicer.mrmlScene, name) if name else None
-
-    def isForecast(self, node):
-        return any(node is shown.proxy for shown in self.forecasts())
-
-    def bringToFront(self, shown):
-        """Shows one forecast in the views, hides the others and the fill of what it started from."""
-        for other in self.forecasts():
-            for node in (other.proxy, other.probability_proxy):
-                if node is not None and node.GetDisplayNode() is not None:
-                    node.GetDisplayNode().SetVisibility(other.browser is shown.browser)
-            if other.proxy.GetDisplayNode() is not None:
-                other.proxy.GetDisplayNode().RemoveAllViewNodeIDs()
-        if shown.baseline is not None:
-            display = shown.baseline.GetDisplayNode()
-            outlined = display is not None and display.GetVisibility() and not display.GetVisibility2DFill()
-            self.showOutline(shown.baseline, display.GetOpacity2DOutline() if outlined else 0.0)
-
-    def centerOnTumor(self, result, shown):
-        """Moves all slice views to the middle of the tumor on day 0."""
-        import numpy as np
-
-        tumor = np.isin(result.labels[0], result.plan.anatomy.tumors)
-        image = shown.proxy.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
-        if not tumor.any() or image is None:
-            return
-        k, j, i = (float(index.mean()) for index in np.nonzero(tumor))
-        toWorld = vtk.vtkMatrix4x4()
-        image.GetImageToWorldMatrix(toWorld)
-        first = image.GetExtent()[::2]
-        point = toWorld.MultiplyPoint((i + first[0], j + first[1], k + first[2], 1.0))[:3]
-        general = vtk.vtkGeneralTransform()
-        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(shown.proxy.GetParentTransformNode(), None, general)
-        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *general.TransformPoint(point))
-
-    def showOutline(self, segmentation, opacity):
-        """Outlines of a segmentation over the slices, nothing else of it."""
-        segmentation.CreateDefaultDisplayNodes()
-        display = segmentation.GetDisplayNode()
-        display.SetVisibility(opacity > 0)
-        display.SetVisibility3D(False)
-        display.SetVisibility2DFill(False)
-        display.SetVisibility2DOutline(True)
-        display.SetOpacity2DOutline(opacity)
-
-    def showChart(self, chart):
-        slicer.modules.plots.logic().ShowChartInLayout(chart)
-
-    def compare(self, tissue):
-        """One chart of a tissue in all forecasts; returns it. An earlier one of the same name is replaced."""
-        from AnatomyDTLib.scene.forecast import compare
-
-        name = _("Comparison: {tissue}").format(tissue=tissue)
-        former = slicer.mrmlScene.GetFirstNodeByName(name)
-        series, chart = compare(slicer.mrmlScene, self.forecasts(), tissue, name)
-        if former is not None and former.IsA("vtkMRMLPlotChartNode"):
-            lines = [former.GetNthPlotSeriesNode(i) for i in range(former.GetNumberOfPlotSeriesNodes())]
-            slicer.mrmlScene.RemoveNode(former)
-            for line in lines:
-                if line is not None:
-                    slicer.mrmlScene.RemoveNode(line)
-        self.showChart(chart)
-        return chart
-
-    def showSideBySide(self, left, right):
-        """Two forecasts in two linked slice views."""
-        layout = slicer.app.layoutManager()
-        if layout is not None:
-            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
-        for shown, view in ((left, "Red"), (right, "Yellow")):
-            display = shown.proxy.GetDisplayNode()
-            display.SetVisibility(True)
-            display.RemoveAllViewNodeIDs()
-            display.AddViewNodeID("vtkMRMLSliceNode" + view)
-        yellow = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeYellow")
-        if yellow is not None:
-            yellow.SetOrientationToAxial()
-        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-            composite.SetLinkedControl(True)
-
-    def followDay(self, leader, follower):
-        """Sets a browser to the day nearest to the other's."""
-        sequence = leader.GetMasterSequenceNode()
-        day = float(sequence.GetNthIndexValue(leader.GetSelectedItemNumber()))
-        other = follower.GetMasterSequenceNode()
-        days = [float(other.GetNthIndexValue(i)) for i in range(other.GetNumberOfDataNodes())]
-        nearest = min(range(len(days)), key=lambda i: abs(days[i] - day))
-        if follower.GetSelectedItemNumber() != nearest:
-            follower.SetSelectedItemNumber(nearest)
-
 
 class AnatomyDTTest(ScriptedLoadableModuleTest):
     """Slicer's own self-test: sample, forecast, cancel, sequence."""
@@ -986,15 +552,11 @@ class AnatomyDTTest(ScriptedLoadableModuleTest):
         return segmentation
 
     def _plan(self, segmentation, days=(10.0, 20.0)):
-        from AnatomyDTPanel import choices, tissues
-
         rows = tissues.rowsOf(segmentation)
         return choices.plan(rows, {row.id: choices.guessed_role(row) for row in rows}, (), days)
 
     def test_Sample(self):
         """The bundled sample loads, and its segments tell what they are."""
-        from AnatomyDTPanel import choices, tissues
-
         import SampleData
 
         registerSampleData()
@@ -1026,9 +588,9 @@ class AnatomyDTTest(ScriptedLoadableModuleTest):
             return
         before = slicer.mrmlScene.GetNumberOfNodes()
         said = []
-        logic.forecast(segmentation, plan, assignment=assignment, completed=lambda result, shown, message: said.append((result, message)))
+        logic.forecast(segmentation, plan, assignment=assignment, completed=lambda *outcome: said.append(outcome))
         self.assertTrue(logic.running)
         logic.cancel("cancelled")
         self.assertFalse(logic.running)
-        self.assertEqual(said, [(None, "cancelled")])
+        self.assertEqual(said, [(None, None, "cancelled")])
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)

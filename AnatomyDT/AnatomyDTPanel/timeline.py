@@ -34,7 +34,8 @@ def picture(treatments, horizon, width, textColor, texts):
             color = qt.QColor(*COLORS[kind])
             for day in treatment.event_days():
                 if day <= span:
-                    painter.fillRect(x(day) - (2 if kind == "surgery" else 1), top + 1, 5 if kind == "surgery" else 2, 10, color)
+                    mark = 5 if kind == "surgery" else 2
+                    painter.fillRect(x(day) - mark // 2, top + 1, mark, 10, color)
     painter.drawLine(left, 45, right, 45)
     for day in (0.0, span / 2, span):
         painter.drawLine(x(day), 45, x(day), 48)

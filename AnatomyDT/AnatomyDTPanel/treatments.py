@@ -19,7 +19,7 @@ def kindTexts():
 
 
 class TreatmentEditor:
-    """Shows treatments; tells `changed(treatments)` when the user changes them and `refused(text)` when a field is wrong."""
+    """Shows treatments; tells `changed(treatments)` when the user edits them, `refused(text)` for a wrong field."""
 
     def __init__(self, ui, changed, refused):
         self._ui, self._changed, self._refused = ui, changed, refused
@@ -31,8 +31,8 @@ class TreatmentEditor:
         ui.addButton.connect("clicked(bool)", lambda checked=False: self._add())
         ui.duplicateButton.connect("clicked(bool)", lambda checked=False: self._duplicate())
         ui.removeButton.connect("clicked(bool)", lambda checked=False: self._remove())
-        for name in ("surgeryDay", "surgeryExtent", "surgeryMargin", "surgeryResidual", "radiotherapyDay", "fractions", "dose",
-                     "drugRate", "drugHalfLife"):
+        for name in ("surgeryDay", "surgeryExtent", "surgeryMargin", "surgeryResidual", "radiotherapyDay", "fractions",
+                     "dose", "drugRate", "drugHalfLife"):
             getattr(ui, name + "SpinBox").connect("valueChanged(double)", lambda value: self._edited())
         for name in ("surgeryRegion", "doseSource", "radiotherapyRegion"):
             getattr(ui, name + "ComboBox").connect("currentIndexChanged(int)", lambda index: self._edited())
@@ -173,7 +173,8 @@ class TreatmentEditor:
             fromVolume = bool(chosen(ui.doseSourceComboBox))
             weekdays = ui.weekdaysCheckBox.checked
             # A plan from a file may start on another weekday; that is kept until it cannot be.
-            start = treatment.start_weekday if not weekdays or treatment.start_weekday not in ("saturday", "sunday") else "monday"
+            kept = not weekdays or treatment.start_weekday not in ("saturday", "sunday")
+            start = treatment.start_weekday if kept else "monday"
             return dataclasses.replace(
                 treatment, start_day=ui.radiotherapyDaySpinBox.value, fractions=int(ui.fractionsSpinBox.value),
                 dose_gy=None if fromVolume else ui.doseSpinBox.value,

@@ -70,7 +70,8 @@ def compute(folder: str) -> None:
     if found.tumor_probability is not None:
         np.save(os.path.join(folder, "found_probability.npy"), found.tumor_probability)
     answer = {
-        "days": found.days.tolist(), "volume_ml": found.volume_ml.tolist(), "warnings": list(found.warnings), "run": found.run,
+        "days": found.days.tolist(), "volume_ml": found.volume_ml.tolist(), "warnings": list(found.warnings),
+        "run": found.run,
     }
     write(folder, "answer.json", answer)
 
@@ -93,7 +94,8 @@ def main(folder: str, parent: str) -> int:
             traceback.print_exc()
         return 2
     except MemoryError:
-        write(folder, "refusal.json", "there is not enough memory for this forecast: crop the image or use larger voxels")
+        text = "there is not enough memory for this forecast: crop the image or use larger voxels"
+        write(folder, "refusal.json", text)
         return 2
     return 0
 

@@ -1,0 +1,113 @@
+"""The Results section of the panel: play, show, compare."""
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+
+class Results:
+    """A part of the module's widget: it has the widget's `ui`, `logic`, `_parameterNode` and observers."""
+
+    def shown(self):
+        """The forecast that is chosen under Results, None without one."""
+        return self.logic.find(self._parameterNode.shownForecast) if self._parameterNode else None
+
+    def updateResults(self):
+        if self._parameterNode is None or slicer.mrmlScene.IsClosing():
+            return
+        found = self.logic.forecasts()
+        names = [f.name for f in found]
+        combo = self.ui.forecastComboBox
+        blocked = combo.blockSignals(True)
+        combo.clear()
+        for name in names:
+            combo.addItem(name, name)
+        if names and self._parameterNode.shownForecast not in names:
+            self._parameterNode.shownForecast = names[-1]
+        if names:
+            combo.setCurrentIndex(names.index(self._parameterNode.shownForecast))
+        combo.blockSignals(blocked)
+        shown = self.shown()
+        ui = self.ui
+        for widget in (ui.forecastComboBox, ui.seekWidget, ui.playWidget, ui.show3DButton, ui.chartButton,
+                       ui.compareTissueComboBox):
+            widget.setEnabled(shown is not None)
+        self.ui.outlineSlider.setEnabled(shown is not None and shown.baseline is not None)
+        self.ui.overlayCheckBox.setEnabled(shown is not None and shown.probability_proxy is not None)
+        several = len(found) > 1
+        for button in (self.ui.compareButton, self.ui.sideBySideButton):
+            button.setEnabled(several)
+        self.ui.compareButton.setToolTip(
+            _("One chart of this tissue in all forecasts of the scene.") if several else
+            _("Run a second forecast under another name, then compare."))
+        self.ui.seekWidget.setMRMLSequenceBrowserNode(shown.browser if shown else None)
+        self.ui.playWidget.setMRMLSequenceBrowserNode(shown.browser if shown else None)
+        self.ui.show3DButton.setSegmentationNode(shown.proxy if shown else None)
+        self.ui.resultsCollapsibleButton.setEnabled(shown is not None)
+        tissues = [line.GetYColumnName() for line in shown.series if line is not None] if shown else []
+        combo = self.ui.compareTissueComboBox
+        if [combo.itemText(i) for i in range(combo.count)] != tissues:
+            combo.clear()
+            for tissue in tissues:
+                combo.addItem(tissue, tissue)
+            tumors = [i for i, tissue in enumerate(tissues) if "tumor" in tissue.casefold()]
+            combo.setCurrentIndex(tumors[0] if tumors else 0)
+        if shown is not None and shown.baseline is not None and shown.baseline.GetDisplayNode() is not None:
+            display = shown.baseline.GetDisplayNode()
+            outlined = display.GetVisibility() and not display.GetVisibility2DFill()
+            value = display.GetOpacity2DOutline() if outlined else 0.0
+            blocked = self.ui.outlineSlider.blockSignals(True)
+            self.ui.outlineSlider.setValue(value)
+            self.ui.outlineSlider.blockSignals(blocked)
+
+    def onForecastChosen(self, index):
+        if self._parameterNode is not None and index >= 0:
+            self._parameterNode.shownForecast = self.ui.forecastComboBox.itemData(index)
+            shown = self.shown()
+            if shown is not None:
+                self.logic.bringToFront(shown)
+            self.updateResults()
+
+    def onChart(self):
+        self.logic.showChart(self.shown().chart)
+
+    def onOutline(self, opacity):
+        shown = self.shown()
+        if shown is not None and shown.baseline is not None:
+            self.logic.showOutline(shown.baseline, opacity)
+
+    def onOverlay(self, on):
+        shown = self.shown()
+        if shown is not None and shown.probability_proxy is not None:
+            slicer.util.setSliceViewerLayers(
+                foreground=shown.probability_proxy if on else None, foregroundOpacity=0.6 if on else 0.0)
+
+    def onCompare(self):
+        tissue = self.ui.compareTissueComboBox.itemData(self.ui.compareTissueComboBox.currentIndex)
+        try:
+            self.logic.compare(tissue)
+        except ValueError as error:
+            self.say(str(error))
+
+    def onSideBySide(self):
+        """The chosen forecast and another one, in two linked views; the second follows the first one's day."""
+        shown = self.shown()
+        others = [f for f in self.logic.forecasts() if f.name != shown.name]
+        self._unlink()
+        self.logic.showSideBySide(shown, others[-1])
+        leader, follower = shown.browser, others[-1].browser
+        self._linked = [(leader, self._onLeaderModified, follower)]
+        self.addObserver(leader, vtk.vtkCommand.ModifiedEvent, self._onLeaderModified)
+        self._onLeaderModified(leader, None)
+        self.say(_("Left: {left}. Right: {right}. The right one follows the day of the left one.").format(
+            left=shown.name, right=others[-1].name))
+
+    def _onLeaderModified(self, leader, event):
+        for one, callback, follower in self._linked:
+            if one is leader and follower.GetScene() is not None:
+                self.logic.followDay(leader, follower)
+
+    def _unlink(self):
+        for leader, callback, follower in self._linked:
+            self.removeObserver(leader, vtk.vtkCommand.ModifiedEvent, callback)
+        self._linked = []

@@ -1,0 +1,21 @@
+"""The words for what the engine names."""
+
+from slicer.i18n import tr as _
+
+
+def regimeTexts():
+    """(text, name) of the standard courses."""
+    return [
+        (_("No treatment"), "none"), (_("Surgery"), "surgery"), (_("Radiotherapy"), "radiotherapy"),
+        (_("Temozolomide"), "temozolomide"), (_("Stupp (radiotherapy and temozolomide)"), "stupp"),
+        (_("Surgery, then Stupp"), "surgery+stupp"),
+    ]
+
+
+def growthText(law):
+    texts = {
+        "hathout-high": _("Fast (Hathout 2016, high)"), "hathout-low": _("Slow (Hathout 2016, low)"),
+        "lipkova": _("Medium (Lipkova 2019)"), "swanson-high-grade": _("Diffuse (Swanson 2000)"),
+        "plan": _("From the plan file"),
+    }
+    return texts.get(law, law)
