@@ -119,6 +119,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
         ui.chartButton.connect("clicked(bool)", lambda checked=False: self.onChart())
         ui.outlineSlider.connect("valueChanged(double)", self.onOutline)
         ui.overlayCheckBox.connect("toggled(bool)", self.onOverlay)
+        ui.scoreButton.connect("clicked(bool)", lambda checked=False: self.onScore())
         ui.compareButton.connect("clicked(bool)", lambda checked=False: self.onCompare())
         ui.sideBySideButton.connect("clicked(bool)", lambda checked=False: self.onSideBySide())
         ui.progressBar.setVisible(False)
@@ -154,7 +155,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
     # The scene
 
     def onSceneStartClose(self, caller, event):
-        self.logic.cancel(_("The scene was closed, so the forecast was cancelled."))
+        self.logic.cancel(_("The scene was closed, so the computation was cancelled."))
         self._unlink()
         self.setParameterNode(None)
 
@@ -232,6 +233,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
             self._lateShown = bool(late)
             self.ui.expectedLabel.setText(self._expected(p))
             self.updateApply()
+            self.ui.scoreButton.setEnabled(p.followUp is not None and self.shown() is not None)
         finally:
             self._updating = False
 
@@ -342,7 +344,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
         button = self.ui.applyButton
         if self.logic.running:
             button.setText(_("Cancel"))
-            button.setToolTip(_("End the forecast; the scene stays as it is."))
+            button.setToolTip(_("End the computation; the scene stays as it is."))
             button.setEnabled(True)
             return
         missing = self.missing()
@@ -458,7 +460,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
 
     def onApply(self):
         if self.logic.running:
-            self.logic.cancel(_("The forecast was cancelled; the scene is as it was."))
+            self.logic.cancel(_("Cancelled; the scene is as it was."))
             return
         missing = self.missing()
         if missing:
@@ -476,6 +478,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
                 progress=self.onProgress, completed=self.onCompleted)
         except ValueError as error:
             return self.say(str(error))
+        self.onStarted()
+
+    def onStarted(self):
         self.say(_("Starting..."))
         self.ui.progressBar.setValue(0)
         self.ui.progressBar.setVisible(True)

@@ -288,7 +288,7 @@ def test_cancel_ends_the_run_at_once_and_leaves_the_scene_as_it_was(host):
     ui.applyButton.click()
     assert time.perf_counter() - began < 2.0      # the bar of the order
     assert process.poll() is not None and not folder.exists()
-    assert everything() == before and "cancelled" in ui.statusLabel.text and ui.applyButton.text == "Apply"
+    assert everything() == before and "Cancelled" in ui.statusLabel.text and ui.applyButton.text == "Apply"
     ui.horizonSlider.setValue(20)
     run(host)
     assert host.widget.shown() is not None
@@ -317,7 +317,7 @@ def test_cancel_while_the_frames_are_made_leaves_the_scene_as_it_was(host):
         ui.applyButton.click()
         host.wait(lambda: not logic.running)
         assert pressed
-    assert everything() == before and "cancelled" in ui.statusLabel.text
+    assert everything() == before and "Cancelled" in ui.statusLabel.text
 
 
 def test_two_clicks_start_one_run_and_a_second_start_is_refused(host):
@@ -576,3 +576,29 @@ def load_sample():
 
 def test_the_modules_own_test_passes(host):
     host.module.AnatomyDTTest().runTest()
+
+
+def test_a_forecast_is_compared_with_a_follow_up(host):
+    ui = host.widget.ui
+    ready(host, days=30)
+    run(host)
+    assert not ui.scoreButton.enabled
+    follow_up = add_segmentation(name="Later", radius=6.0)
+    ui.segmentationSelector.setCurrentNode(slicer.util.getNode("Patient"))
+    ui.followUpSelector.setCurrentNode(follow_up)
+    ui.followUpDaySpinBox.setValue(0)
+    assert ui.scoreButton.enabled
+    ui.scoreButton.click()
+    assert ui.applyButton.text == "Cancel"
+    host.wait(lambda: not host.widget.logic.running)
+    assert "table" in ui.statusLabel.text, ui.statusLabel.text
+    table = slicer.util.getNode("Forecast against Later, day 0").GetTable()
+    names = [table.GetColumnByName("Segment").GetValue(row) for row in range(table.GetNumberOfRows())]
+    tumor = names.index("Tumor")
+    small, large = (np.sum(np.sum((np.mgrid[:24, :24, :24] - 11.5) ** 2, 0) < r**2) for r in (4.0, 6.0))
+    assert table.GetColumnByName("DSC").GetValue(tumor) == pytest.approx(2 * small / (small + large))
+    assert table.GetColumnByName("Follow-up (mL)").GetValue(tumor) == pytest.approx(large / 1000)
+    follow_up.GetSegmentation().GetSegment("ID_1").SetName("a")
+    follow_up.GetSegmentation().GetSegment("ID_2").SetName("b")
+    ui.scoreButton.click()
+    assert "rename" in ui.statusLabel.text and not host.widget.logic.running

@@ -1,8 +1,8 @@
-"""A forecast in a process of its own, watched without waiting.
+"""Forecasts and their scores in a process of their own, watched without waiting.
 
 A process and not a thread, because
-* Slicer's main thread keeps Python's lock while it waits for events, so a Python thread stands still unless the
-  main thread is kept busy giving the lock away;
+* Slicer's main thread keeps Python's lock while it waits for events: a Python thread then ran at less than a
+  hundredth of its speed (Slicer 5.13, counting in a loop);
 * ending a process takes milliseconds at any point of the computation, frees the memory of the graphics card and
   cannot harm the application;
 * a crash or an exhausted memory ends the process and not Slicer.
@@ -45,31 +45,24 @@ def python() -> str:
     return found
 
 
-class Run:
-    """One forecast under way.
+class Process:
+    """Something under way.
 
     fraction: 0..1, text: what it does now; log: every line it said
     """
 
-    def __init__(self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False):
-        """Writes the request and starts the process; arguments as `engine.forecast`."""
+    def __init__(self, request: dict, arrays: dict[str, np.ndarray]):
+        """Writes the request and starts the process. arrays: file name without suffix -> values."""
         import AnatomyDTLib
 
-        self.plan, self.spacing_mm = plan, tuple(spacing_mm)
         self.fraction, self.text, self.log = 0.0, "", []
         self._read = 0
         self._folder = Path(tempfile.mkdtemp(prefix="AnatomyDT-"))
+        request["path"] = [entry for entry in sys.path if entry]
+        request["library"] = str(Path(AnatomyDTLib.__file__).resolve().parent.parent)
         try:
-            np.save(self._folder / "labels.npy", labels)
-            files = {}
-            for number, (name, values) in enumerate((maps or {}).items()):
-                files[name] = f"map{number}.npy"
-                np.save(self._folder / files[name], values)
-            request = {
-                "plan": plan.to_json(), "spacing_mm": list(self.spacing_mm), "maps": files,
-                "device": device, "probabilities": probabilities, "path": [entry for entry in sys.path if entry],
-                "library": str(Path(AnatomyDTLib.__file__).resolve().parent.parent),
-            }
+            for name, values in arrays.items():
+                np.save(self._folder / f"{name}.npy", values)
             (self._folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
             command = [python(), "-u", str(WORKER), str(self._folder), str(os.getpid())]
             # A group of its own: PythonSlicer is a launcher, and what it launched has to end with it.
@@ -98,8 +91,8 @@ class Run:
                 self.log.append(line.rstrip())
         return ended
 
-    def result(self) -> Forecast:
-        """The forecast, once poll() is True; raises ForecastError with one sentence if there is none."""
+    def result(self):
+        """What came out, once poll() is True; raises ForecastError with one sentence if nothing did."""
         code = self._process.wait()
         try:
             refusal = self._folder / "refusal.json"
@@ -107,13 +100,7 @@ class Run:
                 raise ForecastError(json.loads(refusal.read_text(encoding="utf-8")))
             if code != 0 or not (self._folder / "answer.json").is_file():
                 raise ForecastError(self._why(code))
-            answer = json.loads((self._folder / "answer.json").read_text(encoding="utf-8"))
-            probability = self._folder / "found_probability.npy"
-            return Forecast(
-                np.array(answer["days"]), np.load(self._folder / "found_labels.npy"), np.array(answer["volume_ml"]),
-                np.load(probability) if probability.is_file() else None, self.spacing_mm, self.plan,
-                tuple(answer["warnings"]), answer["run"],
-            )
+            return self._result(json.loads((self._folder / "answer.json").read_text(encoding="utf-8")))
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -144,3 +131,38 @@ class Run:
             )
         last = self.log[-1] if self.log else "it said nothing"
         return f"the computation ended unexpectedly (exit code {code}): {last}"
+
+
+class Run(Process):
+    """A forecast; arguments as `engine.forecast`, result() is a Forecast."""
+
+    def __init__(self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False):
+        self.plan, self.spacing_mm = plan, tuple(spacing_mm)
+        files = {name: f"map{number}" for number, name in enumerate(maps or {})}
+        request = {
+            "task": "forecast", "plan": plan.to_json(), "spacing_mm": list(self.spacing_mm), "maps": files,
+            "device": device, "probabilities": probabilities,
+        }
+        super().__init__(request, {"labels": labels, **{files[name]: values for name, values in (maps or {}).items()}})
+
+    def _result(self, answer: dict) -> Forecast:
+        probability = self._folder / "found_probability.npy"
+        return Forecast(
+            np.array(answer["days"]), np.load(self._folder / "found_labels.npy"), np.array(answer["volume_ml"]),
+            np.load(probability) if probability.is_file() else None, self.spacing_mm, self.plan,
+            tuple(answer["warnings"]), answer["run"],
+        )
+
+
+class Scoring(Process):
+    """How well a label map predicts another; result() is a list of dictionaries, evaluation.ClassScore by name.
+
+    predicted, observed: (Z, Y, X) whole numbers; names: label value -> name
+    """
+
+    def __init__(self, predicted: np.ndarray, observed: np.ndarray, spacing_mm, names: dict[int, str]):
+        request = {"task": "score", "spacing_mm": list(spacing_mm), "names": list(names.items())}
+        super().__init__(request, {"predicted": predicted, "observed": observed})
+
+    def _result(self, answer: list) -> list[dict]:
+        return answer

@@ -17,7 +17,7 @@ from AnatomyDTLib.engine import Cancelled, ForecastError
 from AnatomyDTLib.scene import forecast as rooms
 from AnatomyDTLib.scene import segmentation as reading
 
-from .background import Run
+from .background import Run, Scoring
 from .parameters import AnatomyDTParameterNode
 
 # An attribute of the browser: the plan of the forecast that it plays, so that it can be run again elsewhere.
@@ -62,6 +62,13 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
             torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=">=2.2")
             if torch is None:
                 return _("PyTorch was not installed, so nothing was computed. Press Apply to be asked again.")
+        return ""
+
+    def ensureScoringPackages(self):
+        """Asks for what a comparison needs beyond a forecast; "" when everything is there, else why not."""
+        missing = self.ensureDependencies()
+        if missing:
+            return missing
         import slicer.packaging
 
         try:
@@ -92,10 +99,47 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
         self._name, self._progress, self._completed = name, progress, completed
         self._scene, self._stopped, self._told = segmentation.GetScene(), None, 0
         self._outcome = None
+        self._finish = self._show
         self._run = Run(labels, baseline.spacing_mm, plan, maps, device, probabilities)
         self._timer.start()
-        if not waitForCompletion:
-            return None
+        return self._waited() if waitForCompletion else None
+
+    def score(self, shown, followUp, day, waitForCompletion=False, progress=None, completed=None):
+        """Compares a forecast with a later segmentation, by segment name, in the background.
+
+        shown: of the forecast; followUp: vtkMRMLSegmentationNode; day: of the follow-up; the nearest frame is taken
+        completed: called with (scores, table, message); the table node replaces an earlier one of its name
+        waitForCompletion: return (scores, table)
+        Raises ForecastError at once for what cannot be compared.
+        """
+        if self.running:
+            raise ForecastError("something is being computed; wait for it or cancel it first")
+        sequence = shown.sequence
+        days = [float(sequence.GetNthIndexValue(i)) for i in range(sequence.GetNumberOfDataNodes())]
+        nearest = min(range(len(days)), key=lambda i: abs(days[i] - day))
+        shown.browser.SetSelectedItemNumber(nearest)
+        frame = reading.read(shown.proxy)
+        theirs = followUp.GetSegmentation()
+        ids = {theirs.GetSegment(i).GetName().casefold(): i for i in theirs.GetSegmentIDs()}
+        names = {k: s.name for k, s in enumerate(frame.segments, start=1) if s.name.casefold() in ids}
+        if not names:
+            raise ForecastError(
+                f"the follow-up '{followUp.GetName()}' has no segment with the name of one of the forecast's; "
+                "rename its segments"
+            )
+        observed = np.zeros_like(frame.labels)
+        for value, name in names.items():
+            observed[reading.region(frame, followUp, ids[name.casefold()])] = value
+        self._scene, self._stopped, self._told = shown.browser.GetScene(), None, 0
+        self._name = f"{shown.name} against {followUp.GetName()}, day {days[nearest]:g}"
+        self._progress, self._completed, self._outcome = progress, completed, None
+        self._baseline = self._segments = None
+        self._finish = self._tabulate
+        self._run = Scoring(frame.labels, observed, frame.spacing_mm, names)
+        self._timer.start()
+        return self._waited() if waitForCompletion else None
+
+    def _waited(self):
         while self.running:
             slicer.app.processEvents()
             time.sleep(0.02)
@@ -105,6 +149,24 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
         if result is None:
             raise Cancelled(message)
         return result, shown
+
+    def _tabulate(self, scores):
+        """The scores as a table node."""
+        former = self._scene.GetFirstNode(self._name, "vtkMRMLTableNode")
+        if former is not None:
+            self._scene.RemoveNode(former)
+        table = self._scene.AddNewNodeByClass("vtkMRMLTableNode", self._name)
+        columns = (
+            ("Segment", "name"), ("DSC", "dice"), ("HD95 (mm)", "hd95_mm"), ("clDice", "cl_dice"),
+            ("Forecast (mL)", "volume_ml"), ("Follow-up (mL)", "volume_observed_ml"),
+        )
+        for title, key in columns:
+            values = vtk.vtkStringArray() if key == "name" else vtk.vtkDoubleArray()
+            values.SetName(title)
+            for one in scores:
+                values.InsertNextValue(one[key] if key == "name" else float("nan") if one[key] is None else one[key])
+            table.AddColumn(values)
+        return scores, table, _("The comparison is in the table '{name}'.").format(name=self._name)
 
     def cancel(self, message=""):
         """Ends the run, if there is one; the scene stays as it was."""
@@ -127,17 +189,16 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
             return
         self._timer.stop()
         try:
-            found = run.result()
-            result, shown = self._show(found)
+            result, shown, message = self._finish(run.result())
         except Cancelled:
             return self._end(None, None, self._stopped or "")
         except ForecastError as error:
             return self._end(None, None, str(error), error)
         except Exception as error:
             # Whatever it was, the panel must not stay in the running state; the log has the details.
-            logging.exception("The forecast could not be shown")
-            return self._end(None, None, _("The forecast could not be shown: {why}").format(why=error), error)
-        self._end(result, shown, _("The forecast '{name}' is complete.").format(name=self._name))
+            logging.exception("The result could not be shown")
+            return self._end(None, None, _("The result could not be shown: {why}").format(why=error), error)
+        self._end(result, shown, message)
 
     def _show(self, found):
         frames = len(found.days) * (2 if found.tumor_probability is not None else 1)
@@ -155,7 +216,8 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
 
         shown = rooms.show(self._scene, found, self._baseline, self._segments, self._name, stopped)
         shown.browser.SetAttribute(PLAN_ATTRIBUTE, found.plan.to_json())
-        return dataclasses.replace(found, warnings=self._warnings + tuple(found.warnings)), shown
+        complete = dataclasses.replace(found, warnings=self._warnings + tuple(found.warnings))
+        return complete, shown, _("The forecast '{name}' is complete.").format(name=self._name)
 
     def _tell(self, fraction, text):
         if self._progress is not None:
@@ -224,6 +286,13 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
 
     def showChart(self, chart):
         slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+    def showTable(self, table):
+        layout = slicer.app.layoutManager()
+        if layout is not None:
+            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+            slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(table.GetID())
+            slicer.app.applicationLogic().PropagateTableSelection()
 
     def compare(self, tissue):
         """One chart of a tissue in all forecasts; returns it. An earlier one of the same name is replaced."""

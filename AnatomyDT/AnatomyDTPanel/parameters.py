@@ -33,3 +33,5 @@ class AnatomyDTParameterNode:
     loadedPlan: str = ""
     loadedDays: str = ""
     shownForecast: str = ""
+    followUp: vtkMRMLSegmentationNode
+    followUpDay: Annotated[float, WithinRange(0, 3650)] = 90

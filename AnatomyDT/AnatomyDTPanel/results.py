@@ -34,6 +34,7 @@ class Results:
             widget.setEnabled(shown is not None)
         self.ui.outlineSlider.setEnabled(shown is not None and shown.baseline is not None)
         self.ui.overlayCheckBox.setEnabled(shown is not None and shown.probability_proxy is not None)
+        self.ui.scoreButton.setEnabled(shown is not None and self._parameterNode.followUp is not None)
         several = len(found) > 1
         for button in (self.ui.compareButton, self.ui.sideBySideButton):
             button.setEnabled(several)
@@ -81,6 +82,27 @@ class Results:
         if shown is not None and shown.probability_proxy is not None:
             slicer.util.setSliceViewerLayers(
                 foreground=shown.probability_proxy if on else None, foregroundOpacity=0.6 if on else 0.0)
+
+    def onScore(self):
+        """Compares the chosen forecast with the follow-up, in the background."""
+        if self.logic.running:
+            return
+        p = self._parameterNode
+        try:
+            why = self.logic.ensureScoringPackages()
+            if why:
+                return self.say(why)
+            self.logic.score(self.shown(), p.followUp, p.followUpDay, progress=self.onProgress, completed=self.onScored)
+        except ValueError as error:
+            return self.say(str(error))
+        self.onStarted()
+
+    def onScored(self, scores, table, message):
+        self.ui.progressBar.setVisible(False)
+        self.say(message)
+        if table is not None:
+            self.logic.showTable(table)
+        self.updateApply()
 
     def onCompare(self):
         tissue = self.ui.compareTissueComboBox.itemData(self.ui.compareTissueComboBox.currentIndex)

@@ -26,8 +26,8 @@ def roleTexts():
     """Role -> the words that the user reads."""
     return {
         "": _("(choose)"), "tumor": _("Tumor"), "edema": _("Edema"), "necrosis": _("Necrosis"),
-        "cavity": _("Resection cavity"), "white": _("White matter"), "grey": _("Grey matter"), "organ": _("Other tissue"),
-        "csf": _("CSF"),
+        "cavity": _("Resection cavity"), "white": _("White matter"), "grey": _("Grey matter"),
+        "organ": _("Other tissue"), "csf": _("CSF"),
         "ventricle": _("Ventricle"), "vessel": _("Vessel"), "barrier": _("Barrier (falx, skull)"),
         "background": _("Background"),
     }

@@ -1,4 +1,4 @@
-"""The process that computes a forecast: arrays and a plan from a folder, the result into it.
+"""The process that computes a forecast, or its scores: arrays and a request from a folder, the result into it.
 
 Run as a script, never imported: python worker.py FOLDER PARENT_PID. Lines that begin with PROGRESS
 tell how far it is; every other line is for the log.
@@ -49,12 +49,33 @@ def compute(folder: str) -> None:
     sys.path.insert(0, request["library"])
     # Packages that only the application was told of are found too, after this interpreter's own.
     sys.path += [entry for entry in request["path"] if entry not in sys.path]
+    {"forecast": forecast, "score": score}[request["task"]](folder, request)
+
+
+def score(folder: str, request: dict) -> None:
+    import dataclasses
+
+    from AnatomyDTLib.learning import evaluation
+
+    print(f"{PROGRESS}0.1 comparing", flush=True)
+    names = {int(value): name for value, name in request["names"]}
+    found = evaluation.score(load(folder, "predicted"), load(folder, "observed"), request["spacing_mm"], names)
+    write(folder, "answer.json", [dataclasses.asdict(one) for one in found])
+
+
+def load(folder: str, name: str):
     import numpy as np
 
-    from AnatomyDTLib.engine import forecast
+    return np.load(os.path.join(folder, name + ".npy"))
+
+
+def forecast(folder: str, request: dict) -> None:
+    import numpy as np
+
+    from AnatomyDTLib import engine
     from AnatomyDTLib.plan import Plan
 
-    maps = {name: np.load(os.path.join(folder, file)) for name, file in request["maps"].items()}
+    maps = {name: load(folder, file) for name, file in request["maps"].items()}
     last = [-1.0]
 
     def told(fraction, text):
@@ -62,8 +83,8 @@ def compute(folder: str) -> None:
             last[0] = fraction
             print(f"{PROGRESS}{fraction:.4f} {text}", flush=True)
 
-    found = forecast(
-        np.load(os.path.join(folder, "labels.npy")), request["spacing_mm"], Plan.from_json(request["plan"]),
+    found = engine.forecast(
+        load(folder, "labels"), request["spacing_mm"], Plan.from_json(request["plan"]),
         maps=maps, device=request["device"], probabilities=request["probabilities"], progress=told,
     )
     np.save(os.path.join(folder, "found_labels.npy"), found.labels)
