@@ -82,10 +82,22 @@ class MassEffect:
         free = mobile.movedim(1 + axis, 0)
         volume = torch.minimum(free[:-1], free[1:]) * (facing[:-1] - facing[1:]) / self.spacing[axis] ** 2
         sweeps = max(1, math.ceil(float(volume.detach().abs().max()) / COURANT))
-        classes = p.transpose(0, 1).movedim(2 + axis, 0).contiguous()  # (n, K, B, *rest)
-        for _ in range(sweeps):
-            classes = advect(classes, (volume / sweeps).unsqueeze(1))
-        return classes.movedim(0, 2 + axis).transpose(0, 1)
+        volume = volume / sweeps
+        if torch.is_grad_enabled():
+            classes = p.transpose(0, 1).movedim(2 + axis, 0)  # (n, K, B, *rest)
+            for _ in range(sweeps):
+                classes = advect(classes, volume.unsqueeze(1))
+            return classes.movedim(0, 2 + axis).transpose(0, 1)
+        # One class at a time, those that are there and can move: temporaries of all of them at once cost four times this.
+        moved = p.clone()
+        for k in range(p.shape[1]):
+            if k in self.still or not bool(p[:, k].any()):
+                continue
+            classes = p[:, k].movedim(1 + axis, 0).contiguous()
+            for _ in range(sweeps):
+                classes = advect(classes, volume)
+            moved[:, k] = classes.movedim(0, 1 + axis)
+        return moved
 
     def _filled(self, p):
         """Fluid leaves where the classes hold more than a voxel; what then differs from 1 is shared by all in proportion.
@@ -106,25 +118,23 @@ class MassEffect:
 def advect(classes: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
     """Carries every class with the volume that crosses the faces, conservatively, along the first axis.
 
-    classes: (n, K, B, *rest); volume: part of a voxel from i to i + 1, (n − 1, 1, B, *rest), at most 1 in size
+    classes: (n, ..., *rest); volume: part of a voxel from i to i + 1, broadcastable to the faces, at most 1 in size
     Second order with the superbee limiter (Roe 1985), which keeps a border between tissues sharp: plain
     upwinding would smear it over sqrt(distance · voxel).
     """
     step = classes[1:] - classes[:-1]
-    behind = torch.cat((torch.zeros_like(step[:1]), step))
-    ahead = torch.cat((step, torch.zeros_like(step[:1])))
-    slope = _superbee(behind, ahead)
-    size = volume.abs()
-    upper = classes[:-1] + 0.5 * (1 - size) * slope[:-1]
-    lower = classes[1:] - 0.5 * (1 - size) * slope[1:]
-    moved = torch.where(volume > 0, volume * upper, volume * lower)
-    return apply_flux(classes, moved).clamp(min=0)
+    slope = torch.zeros_like(classes)
+    slope[1:-1] = _superbee(step[:-1], step[1:])
+    half = 0.5 * (1 - volume.abs())
+    upstream = torch.where(volume > 0, classes[:-1] + half * slope[:-1], classes[1:] - half * slope[1:])
+    return apply_flux(classes, volume * upstream).clamp(min=0)
 
 
 def _superbee(a, b):
-    same = (a * b > 0).to(a.dtype)
+    """The larger of minmod(2a, b) and minmod(a, 2b) in size; 0 where the signs differ."""
     x, y = a.abs(), b.abs()
-    return same * a.sign() * torch.maximum(torch.minimum(2 * x, y), torch.minimum(x, 2 * y))
+    larger = torch.maximum(torch.minimum(2 * x, y), torch.minimum(x, 2 * y))
+    return torch.where(a * b > 0, torch.copysign(larger, a), torch.zeros_like(larger))
 
 
 def _operator(x, faces, sink):
