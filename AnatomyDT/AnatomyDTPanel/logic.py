@@ -215,7 +215,10 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
             return self._stopped is not None
 
         shown = rooms.show(self._scene, found, self._baseline, self._segments, self._name, stopped)
+        # A modified browser copies its frame to the proxy again, which takes a second for a brain.
+        shown.browser.SetDisableModifiedEvent(True)
         shown.browser.SetAttribute(PLAN_ATTRIBUTE, found.plan.to_json())
+        shown.browser.SetDisableModifiedEvent(False)
         complete = dataclasses.replace(found, warnings=self._warnings + tuple(found.warnings))
         return complete, shown, _("The forecast '{name}' is complete.").format(name=self._name)
 
@@ -318,15 +321,21 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
             display.SetVisibility(True)
             display.RemoveAllViewNodeIDs()
             display.AddViewNodeID("vtkMRMLSliceNode" + view)
-        yellow = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeYellow")
-        if yellow is not None:
-            yellow.SetOrientationToAxial()
+        red, yellow = (slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNode" + view) for view in ("Red", "Yellow"))
+        if red is not None and yellow is not None:
+            yellow.SetOrientation(red.GetOrientation())
+            yellow.GetSliceToRAS().DeepCopy(red.GetSliceToRAS())
+            yellow.UpdateMatrices()
+            yellow.SetFieldOfView(*red.GetFieldOfView())
+            yellow.SetXYZOrigin(*red.GetXYZOrigin())
         for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             composite.SetLinkedControl(True)
 
     def followDay(self, leader, follower):
         """Sets a browser to the day nearest to the other's."""
         sequence = leader.GetMasterSequenceNode()
+        if sequence is None or not 0 <= leader.GetSelectedItemNumber() < sequence.GetNumberOfDataNodes():
+            return
         day = float(sequence.GetNthIndexValue(leader.GetSelectedItemNumber()))
         other = follower.GetMasterSequenceNode()
         days = [float(other.GetNthIndexValue(i)) for i in range(other.GetNumberOfDataNodes())]
