@@ -115,6 +115,8 @@ def show(
         tissues = found.plan.anatomy.tissues[1:]
         browser, proxies = sequence.add(scene, name, sequences, tissues, segments, parent, reference)
         table, series, chart = charts.add(scene, name, found, segments)
+        # One modified event for all of it: at each, the application copies the frame to the proxy anew (a second each).
+        blocked = browser.StartModify()
         browser.SetAttribute(ATTRIBUTE, name)
         browser.SetNodeReferenceID(ROLES["table"], table.GetID())
         browser.SetNodeReferenceID(ROLES["chart"], chart.GetID())
@@ -123,6 +125,7 @@ def show(
         if node is not None:
             browser.SetNodeReferenceID(ROLES["baseline"], node.GetID())
             _place_beside(scene, node, [*sequences.values(), *proxies.values(), browser, table, *series, chart])
+        browser.EndModify(blocked)
         if cancelled is not None and cancelled():
             raise Cancelled
     if former is not None:
