@@ -195,3 +195,23 @@ def test_a_plan_without_a_class_for_what_dies_is_refused():
 def test_cuda_asked_for_and_absent():
     with pytest.raises(ForecastError, match="no CUDA device"):
         forecast(head(32), SPACING, plan(), device="cuda")
+
+
+def test_a_gpu_that_runs_out_of_memory_hands_over_to_the_cpu(monkeypatch):
+    from AnatomyDTLib import engine
+
+    labels, tried, run = head(32), [], engine._run
+
+    def full(request, device, *rest):
+        tried.append(device)
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(request, device, *rest)
+
+    expected = forecast(labels, SPACING, plan(days=(5.0,)), device="cpu")
+    monkeypatch.setattr(engine, "_device", lambda device, torch: "cuda")
+    monkeypatch.setattr(engine, "_run", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    result = forecast(labels, SPACING, plan(days=(5.0,)), device="auto")
+    assert tried == ["cuda", "cpu"] and "GPU ran out of memory" in result.warnings[-1]
+    assert np.array_equal(result.labels, expected.labels)
