@@ -6,6 +6,14 @@ import math
 
 HUGE = 1e300
 
+# Ceilings far beyond anything physical: what lies above is a slip of the pen, and would overflow or never end.
+FASTEST_PER_DAY = 100.0
+WIDEST_MM2_PER_DAY = 1000.0
+LARGEST_DOSE_GY = 1000.0
+LONGEST_MM = 200.0
+LAST_DAY = 36525.0
+SHORTEST_DAYS = 0.001
+
 
 class PlanError(ValueError):
     """A plan that cannot be run; the text is the sentence the user reads."""
@@ -52,7 +60,7 @@ def flag(value, what: str) -> None:
         raise PlanError(f"{what} must be true or false, not {shown(value)}")
 
 
-def numbers(values, what: str, low: float = 0.0) -> tuple[float, ...]:
+def numbers(values, what: str, low: float = 0.0, high: float = math.inf) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or not values:
         raise PlanError(f"{what} must be a list of at least one number, not {shown(values)}")
-    return tuple(number(v, f"each of {what}", low) for v in values)
+    return tuple(number(v, f"each of {what}", low, high) for v in values)

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--preset", choices=presets.REGIMES, default=default, help="treatment (default: none)")
         to.add_argument("--start-day", type=float, metavar="DAY", help="day on which it starts (default: 0)")
         to.add_argument("--growth", choices=tuple(presets.GROWTH_LAWS), help=f"growth law (default: {presets.DEFAULT_GROWTH})")
+        to.add_argument("--mass-effect", type=float, metavar="F", help="fraction of the growth that pushes tissue aside (default: 0; slow)")
         to.add_argument("--days", type=float, nargs="+", metavar="DAY", help="days to report (default: 30 60 90)")
 
     verb = verbs.add_parser("forecast", help="forecast a segmentation", description="Forecast a segmentation and write the results to a folder.")
@@ -143,7 +144,7 @@ def _plan_for(arguments, structures) -> tuple[Plan, dict[int, int]]:
     Plan(presets.completed(tissues, (), growth), (), days)        # refuses bad days before a schedule is cut at the last
     treatments = _treatments(arguments, days)
     tail = presets.infiltration_mm(growth)
-    return Plan(presets.completed(tissues, treatments, growth), treatments, days, infiltration_mm=tail), index
+    return Plan(presets.completed(tissues, treatments, growth), treatments, days, infiltration_mm=tail, mass_effect=arguments.mass_effect or 0.0), index
 
 
 def _plan(arguments) -> None:
@@ -169,14 +170,18 @@ def _plan(arguments) -> None:
 def _bench(arguments) -> None:
     from . import bench
 
+    if arguments.json and not os.path.isdir(os.path.dirname(arguments.json) or "."):
+        raise PlanError(f"there is no folder for {arguments.json}")
     bench.main(["--json", arguments.json] if arguments.json else [])
 
 
 def _forecast(arguments) -> None:
+    if not arguments.out:
+        raise PlanError("--out is empty; name a folder for the results")
     begun = time.perf_counter()
     plan = None
     if arguments.plan is not None:
-        for option in ("preset", "growth", "start_day"):
+        for option in ("preset", "growth", "start_day", "mass_effect"):
             if getattr(arguments, option) is not None:
                 raise PlanError(f"--{option.replace('_', '-')} and --plan exclude each other: the plan says it")
         plan = Plan.from_json(text_of(arguments.plan, "the plan"))

@@ -17,6 +17,7 @@ from .plan import Plan, Radiotherapy, Surgery
 
 # Beyond this the parameters' sources say nothing; the forecast is made all the same, with a warning.
 LONG_HORIZON_DAYS = 730.0
+SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.001, 100.0
 
 
 class ForecastError(ValueError):
@@ -39,6 +40,8 @@ class Forecast:
     plan: what was asked
     warnings: sentences for the user
     run: version, device, step, timings (seconds), what was clipped or assumed; JSON-able
+    tumor_cells_ml: (T,) tumor cells as the volume that they would fill at full density, Σ p × voxel over the tumor
+        classes: above 0 where volume_ml shows none because the density is below the visibility everywhere
     """
 
     days: np.ndarray
@@ -49,6 +52,7 @@ class Forecast:
     plan: Plan
     warnings: tuple[str, ...] = ()
     run: dict = field(default_factory=dict)
+    tumor_cells_ml: np.ndarray | None = None
 
 
 def forecast(
@@ -131,29 +135,32 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
         tumors = list(plan.anatomy.tumors)
         frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
         tumor = np.zeros(frames.shape, np.float16) if probabilities else None
+        density = p[0, tumors].sum(0).cpu().numpy()
+        cells = []
         current = labels.copy()
         shown = [0]
 
         def report(day, state, box):
-            assert bool(torch.isfinite(state.sum())), f"the state is not finite on day {day:g}"
+            if not bool(torch.isfinite(state.sum())):
+                raise ForecastError(f"the numbers of this plan overflow before day {day:g}; check its rates, doses and diffusivities")
             if day > 0:
                 current[box] = labels_of(state[0].cpu().numpy(), plan.anatomy)
             frames[shown[0]] = current
+            density[box] = state[0, tumors].sum(0).cpu().numpy()
+            cells.append(float(density.sum(dtype=np.float64)))
             if tumor is not None:
-                tumor[shown[0]] = tumor[max(shown[0] - 1, 0)]
-                tumor[(shown[0], *box)] = state[0, tumors].sum(0).cpu().numpy()
+                tumor[shown[0]] = density
             shown[0] += 1
 
         def told(fraction, day):
             if progress is not None:
                 progress(fraction, f"day {day:.4g} of {plan.days[-1]:.4g}")
 
-        if tumor is not None:
-            tumor[0] = p[0, tumors].sum(0).cpu().numpy()
         try:
             _, ran = integrate(p, equation, course, residual=residual, report=report, progress=told, cancelled=cancelled)
         except InterruptedError:
             raise Cancelled("the forecast was cancelled") from None
+    assert shown[0] == len(frames), "every reported day has its frame"
     finished = time.perf_counter()
     counts = np.stack([np.bincount(frame.ravel(), minlength=len(plan.anatomy)) for frame in frames])
     voxel_ml = math.prod(spacing_mm) / 1000.0  # a 2D voxel counts as 1 mm thick
@@ -164,6 +171,7 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
     }
     return Forecast(
         np.array(plan.reported_days), frames, counts * voxel_ml, tumor, spacing_mm, plan, tuple(warnings), run,
+        np.array(cells) * voxel_ml,
     )
 
 
@@ -206,6 +214,8 @@ def _residual(network, images, course, device):
 
 
 def _checked(labels, spacing_mm, plan):
+    if not isinstance(plan, Plan):
+        raise ForecastError(f"the plan must be a Plan (see Plan.from_json), not {type(plan).__name__}")
     labels = np.asarray(labels)
     if labels.ndim not in (2, 3):
         raise ForecastError(f"the label map has {labels.ndim} axes; give a 2D or a 3D one")
@@ -214,11 +224,16 @@ def _checked(labels, spacing_mm, plan):
     if labels.dtype.kind not in "iub":
         if labels.dtype.kind != "f" or not np.isfinite(labels).all() or (labels != np.floor(labels)).any():
             raise ForecastError("the label map must hold whole numbers, not fractions or NaN")
-    spacing = tuple(float(h) for h in spacing_mm)
+    try:
+        spacing = tuple(float(h) for h in spacing_mm)
+    except (TypeError, ValueError):
+        raise ForecastError(f"spacing_mm must be one number of mm per axis, not {spacing_mm!r}") from None
     if len(spacing) != labels.ndim:
         raise ForecastError(f"spacing_mm has {len(spacing)} numbers for {labels.ndim} axes")
     if not all(math.isfinite(h) and h > 0 for h in spacing):
         raise ForecastError(f"the voxel size must be above 0 mm on every axis, not {spacing}")
+    if not all(SMALLEST_VOXEL_MM <= h <= LARGEST_VOXEL_MM for h in spacing):
+        raise ForecastError(f"a voxel size of {spacing} mm cannot be right: it must lie between {SMALLEST_VOXEL_MM} and {LARGEST_VOXEL_MM} mm")
     low, high = labels.min(), labels.max()
     if low < 0 or high >= len(plan.anatomy):
         raise ForecastError(
@@ -246,6 +261,8 @@ def _checked_maps(plan, maps, shape):
         if name not in maps:
             raise ForecastError(f"the plan names the map '{name}', which was not given")
         values = np.asarray(maps[name])
+        if values.dtype.kind not in "iubf":
+            raise ForecastError(f"the map '{name}' must hold real numbers, not {values.dtype}")
         if values.shape != shape:
             raise ForecastError(f"the map '{name}' has the shape {values.shape}, the label map {shape}; resample it to the same geometry")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -274,7 +291,10 @@ def _checked_maps(plan, maps, shape):
 def _checked_tensor(tensor, shape):
     if tensor is None:
         return None
-    tensor = np.asarray(tensor, np.float32)
+    try:
+        tensor = np.asarray(tensor, np.float32)
+    except (TypeError, ValueError):
+        raise ForecastError("the diffusion tensor must be an array of real numbers") from None
     n = len(shape)
     if tensor.shape != (n, n, *shape):
         raise ForecastError(f"the diffusion tensor has the shape {tensor.shape}; expected {(n, n, *shape)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .checks import PlanError, flag, number, numbers, optional_text, shown, text, whole
+from .checks import (
+    FASTEST_PER_DAY, LARGEST_DOSE_GY, LAST_DAY, LONGEST_MM, PlanError, flag, number, numbers, optional_text, shown, text, whole,
+)
 
 # No course has more; a schedule is a list of days, so a typing error must not fill the memory.
 MOST_FRACTIONS = 1000
@@ -29,10 +31,10 @@ class Surgery:
     residual_fraction: float = 0.0
 
     def __post_init__(self):
-        number(self.day, "surgery: day", 0.0)
+        number(self.day, "surgery: day", 0.0, LAST_DAY)
         optional_text(self.region, "surgery: region")
         number(self.extent, "surgery: extent", 0.0, 1.0)
-        number(self.margin_mm, "surgery: margin_mm", 0.0)
+        number(self.margin_mm, "surgery: margin_mm", 0.0, LONGEST_MM)
         number(self.residual_fraction, "surgery: residual_fraction", 0.0, 1.0)
         if self.region is not None and self.extent != 1.0:
             raise PlanError("surgery: give either a region or an extent, not both")
@@ -65,7 +67,7 @@ class Radiotherapy:
     dose_map: str | None = None
 
     def __post_init__(self):
-        number(self.start_day, "radiotherapy: start_day", 0.0)
+        number(self.start_day, "radiotherapy: start_day", 0.0, LAST_DAY)
         whole(self.fractions, "radiotherapy: fractions", 1, MOST_FRACTIONS)
         flag(self.weekdays_only, "radiotherapy: weekdays_only")
         optional_text(self.region, "radiotherapy: region")
@@ -77,7 +79,7 @@ class Radiotherapy:
         if (self.dose_gy is None) == (self.dose_map is None):
             raise PlanError("radiotherapy: give either dose_gy (one fraction) or a dose_map (the total), the other null")
         if self.dose_gy is not None:
-            number(self.dose_gy, "radiotherapy: dose_gy", 0.0)
+            number(self.dose_gy, "radiotherapy: dose_gy", 0.0, LARGEST_DOSE_GY)
 
     def event_days(self) -> tuple[float, ...]:
         days, offset = [], 0
@@ -110,17 +112,16 @@ class Chemotherapy:
 
     def __post_init__(self):
         text(self.drug, "chemotherapy: drug")
-        object.__setattr__(self, "days", numbers(self.days, f"chemotherapy '{self.drug}': days"))
-        number(self.sensitivity_per_day, f"chemotherapy '{self.drug}': sensitivity_per_day", 0.0)
-        if number(self.half_life_day, f"chemotherapy '{self.drug}': half_life_day", 0.0) == 0.0:
-            raise PlanError(f"chemotherapy '{self.drug}': half_life_day must be above 0")
+        object.__setattr__(self, "days", numbers(self.days, f"chemotherapy '{self.drug}': days", 0.0, LAST_DAY))
+        number(self.sensitivity_per_day, f"chemotherapy '{self.drug}': sensitivity_per_day", 0.0, FASTEST_PER_DAY)
+        number(self.half_life_day, f"chemotherapy '{self.drug}': half_life_day", 1e-4, LAST_DAY)
         if isinstance(self.dose, (list, tuple)):
-            dose = numbers(self.dose, f"chemotherapy '{self.drug}': dose")
+            dose = numbers(self.dose, f"chemotherapy '{self.drug}': dose", 0.0, FASTEST_PER_DAY)
             if len(dose) != len(self.days):
                 raise PlanError(f"chemotherapy '{self.drug}': {len(dose)} doses for {len(self.days)} days; give one number or one per day")
             object.__setattr__(self, "dose", dose)
         else:
-            number(self.dose, f"chemotherapy '{self.drug}': dose", 0.0)
+            number(self.dose, f"chemotherapy '{self.drug}': dose", 0.0, FASTEST_PER_DAY)
 
     def event_days(self) -> tuple[float, ...]:
         return self.days

@@ -80,8 +80,11 @@ def _segments(plan: Plan, labelled: Labelled, index):
         while identity in taken:
             identity += "_"
         taken.add(identity)
-        color = tissue.color or presets.ROLE_COLORS[tissue.role]
-        segments.append(volumes.Segment(tissue.name, value, 0, identity, color, tissue.terminology or (_MASS if tissue.is_tumor else _TISSUE)))
+        # A structure keeps the input's colour and terminology; what that has not comes from the plan, then from the role.
+        given = labelled.structures.get(code_of.get(i))
+        color = (given and given.color) or tissue.color or presets.ROLE_COLORS[tissue.role]
+        terms = (given and given.terminology) or tissue.terminology or (_MASS if tissue.is_tumor else _TISSUE)
+        segments.append(volumes.Segment(tissue.name, value, 0, identity, color, terms))
     return segments
 
 
@@ -109,9 +112,7 @@ def results_folder(out: Path):
             staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
             yield staging
             with _uninterrupted():
-                _remove_former(out)
-                for path in sorted(staging.iterdir()):
-                    os.replace(path, out / path.name)
+                _move_in(staging, out)
                 made.clear()
         except OSError as error:
             raise volumes.VolumeError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from None
@@ -124,16 +125,41 @@ def results_folder(out: Path):
                     folder.rmdir()
 
 
-def _remove_former(out: Path) -> None:
-    """Removes the day files that an earlier run lists in its run.json, lest two forecasts mix in one folder."""
+def _move_in(staging: Path, out: Path) -> None:
+    """Moves the results to their folder; what they replace is set aside first and comes back if one cannot be placed."""
+    aside = Path(tempfile.mkdtemp(prefix=".former-", dir=out))
+    new, replaced, placed = sorted(path.name for path in staging.iterdir()), [], []
+    try:
+        for name in sorted({*new, *_former_days(out)}):
+            if (out / name).is_dir():
+                raise IsADirectoryError(0, f"{name} is a folder there")
+            if (out / name).exists():
+                os.replace(out / name, aside / name)
+                replaced.append(name)
+        for name in new:
+            os.replace(staging / name, out / name)
+            placed.append(name)
+    except OSError:
+        for name in placed:
+            os.replace(out / name, staging / name)
+        for name in replaced:
+            os.replace(aside / name, out / name)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _former_days(out: Path) -> list[str]:
+    """The day files that an earlier run lists in its run.json: they go, lest two forecasts mix in one folder."""
     try:
         files = json.loads((out / "run.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in files if isinstance(files, list) else ():
-        if isinstance(name, str) and name == os.path.basename(name) and name.startswith(("day_", "probability_")) and name.endswith(".nrrd"):
-            with contextlib.suppress(OSError):
-                (out / name).unlink()
+        return []
+    return [
+        name for name in (files if isinstance(files, list) else ())
+        if isinstance(name, str) and name == os.path.basename(name)
+        and name.startswith(("day_", "probability_")) and name.endswith(".nrrd")
+    ]
 
 
 def sha256(path) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 
-from .checks import PlanError, flag, number, numbers, optional_text, shown, text
+from .checks import (
+    FASTEST_PER_DAY, LAST_DAY, LONGEST_MM, SHORTEST_DAYS, WIDEST_MM2_PER_DAY, PlanError, flag, number, numbers,
+    optional_text, shown, text,
+)
 from .interventions import TREATMENTS, WEEKDAYS, Chemotherapy, Radiotherapy, Surgery, kind_of
 
 # The one door to a plan and to what stands in it.
@@ -21,6 +23,9 @@ __all__ = (
 )
 
 PLAN_VERSION = 1
+
+MOST_STEPS = 200_000
+LEAST_VISIBLE = 1e-3
 
 
 # What a class is, mechanically. `gives_way`: tumor may take its place. `barrier` is falx, tentorium
@@ -81,14 +86,16 @@ class Tissue:
         if not isinstance(self.role, str) or self.role not in ROLES:
             raise PlanError(f"{what} has the role {shown(self.role)}; write one of {', '.join(ROLES)}")
         if self.diffusivity_mm2_per_day is not None:
-            number(self.diffusivity_mm2_per_day, f"{what}: diffusivity_mm2_per_day", 0.0)
-        number(self.growth_per_day, f"{what}: growth_per_day", 0.0 if self.is_tumor else -math.inf)
+            number(self.diffusivity_mm2_per_day, f"{what}: diffusivity_mm2_per_day", 0.0, WIDEST_MM2_PER_DAY)
+        number(self.growth_per_day, f"{what}: growth_per_day", 0.0 if self.is_tumor else -FASTEST_PER_DAY, FASTEST_PER_DAY)
         if number(self.carrying_capacity, f"{what}: carrying_capacity", 0.0, 1.0) == 0.0:
             raise PlanError(f"{what}: carrying_capacity must be above 0")
         if not 0.0 < number(self.visibility, f"{what}: visibility", 0.0, 1.0) < 1.0:
             raise PlanError(f"{what}: visibility must be above 0 and below 1")
-        number(self.alpha_per_gy, f"{what}: alpha_per_gy", 0.0)
-        number(self.beta_per_gy2, f"{what}: beta_per_gy2", 0.0)
+        if self.carrying_capacity * self.visibility < LEAST_VISIBLE:
+            raise PlanError(f"{what}: visibility times carrying_capacity must be at least {LEAST_VISIBLE:g}")
+        number(self.alpha_per_gy, f"{what}: alpha_per_gy", 0.0, 100.0)
+        number(self.beta_per_gy2, f"{what}: beta_per_gy2", 0.0, 100.0)
         if self.gives_way is not None:
             flag(self.gives_way, f"{what}: gives_way")
         optional_text(self.dies_to, f"{what}: dies_to")
@@ -124,7 +131,7 @@ class CrossDiffusion:
     def __post_init__(self):
         text(self.tissue, "cross_diffusion: tissue")
         text(self.along, "cross_diffusion: along")
-        number(self.chi_mm2_per_day, "cross_diffusion: chi_mm2_per_day")
+        number(self.chi_mm2_per_day, "cross_diffusion: chi_mm2_per_day", -WIDEST_MM2_PER_DAY, WIDEST_MM2_PER_DAY)
         if self.tissue == self.along:
             raise PlanError(f"cross_diffusion of '{self.tissue}' along itself is self-diffusion: give it a diffusivity")
 
@@ -137,6 +144,8 @@ class Anatomy:
     cross_diffusion: tuple[CrossDiffusion, ...] = ()
 
     def __post_init__(self):
+        _all_of(self.tissues, Tissue, "tissues")
+        _all_of(self.cross_diffusion, CrossDiffusion, "cross_diffusion")
         object.__setattr__(self, "tissues", tuple(self.tissues))
         object.__setattr__(self, "cross_diffusion", tuple(self.cross_diffusion))
         names = [t.name for t in self.tissues]
@@ -145,6 +154,9 @@ class Anatomy:
                 raise PlanError(f"the tissue '{name}' is named twice; give each tissue a name of its own")
         if not 2 <= len(names) <= 255:
             raise PlanError(f"an anatomy has 2 to 255 tissues, not {len(names)}")
+        first = self.tissues[0]
+        if first.role != "background" and (first.is_tumor or not first.may_be_invaded):
+            raise PlanError(f"the first tissue is what label 0 stands for: the background, or the tissue around all others, not '{first.name}' ({first.role})")
         for tissue in self.tissues:
             if tissue.dies_to is not None and tissue.dies_to not in names:
                 raise PlanError(f"tissue '{tissue.name}' dies to '{tissue.dies_to}', which is not a tissue of this plan")
@@ -219,16 +231,23 @@ class Plan:
     step_days: float | None = None
 
     def __post_init__(self):
+        if not isinstance(self.anatomy, Anatomy):
+            raise PlanError(f"a plan's anatomy must be an Anatomy, not {shown(self.anatomy)}")
+        _all_of(self.treatments, tuple(TREATMENTS.values()), "treatments")
         object.__setattr__(self, "treatments", tuple(self.treatments))
-        object.__setattr__(self, "days", numbers(self.days, "days"))
+        object.__setattr__(self, "days", numbers(self.days, "days", 0.0, LAST_DAY))
         for earlier, later in zip((0.0,) + self.days, self.days):
             if not later > earlier:
-                raise PlanError(f"days must be above 0 and ascending, not {list(self.days)}")
-        number(self.infiltration_mm, "infiltration_mm", 0.0)
-        number(self.interface_mm, "interface_mm", 0.0)
+                raise PlanError(f"days must be above 0 and ascending, not {list(self.days)[:12]}")
+            if later - earlier < SHORTEST_DAYS:
+                raise PlanError(f"days must lie at least {SHORTEST_DAYS:g} apart and from day 0; {earlier:.9g} and {later:.9g} do not")
+        number(self.infiltration_mm, "infiltration_mm", 0.0, LONGEST_MM)
+        number(self.interface_mm, "interface_mm", 0.0, LONGEST_MM)
         number(self.mass_effect, "mass_effect", 0.0, 1.0)
-        if self.step_days is not None and number(self.step_days, "step_days", 0.0) == 0.0:
-            raise PlanError("step_days must be above 0")
+        if self.step_days is not None:
+            number(self.step_days, "step_days", SHORTEST_DAYS, LAST_DAY)
+            if self.days[-1] / self.step_days > MOST_STEPS:
+                raise PlanError(f"step_days of {self.step_days:g} makes more than {MOST_STEPS} steps; give a longer one")
         for treatment in self.treatments:
             for day in treatment.event_days():
                 if day > self.days[-1]:
@@ -289,6 +308,11 @@ class Plan:
         document["anatomy"] = Anatomy(tuple(tissues), tuple(chi))
         document["treatments"] = tuple(treatments)
         return _build(cls, document, "the plan")
+
+
+def _all_of(items, kind, what: str) -> None:
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, kind) for item in items):
+        raise PlanError(f"{what} must be a list of what its name says, not {shown(items)}")
 
 
 def _unique_keys(pairs):

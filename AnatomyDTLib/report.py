@@ -35,13 +35,16 @@ def tumor_volume_ml(forecast) -> np.ndarray:
 
 
 def volumes_csv(forecast) -> str:
-    """One row per day: day, millilitres of each tissue but the background, of the tumor classes together."""
+    """One row per day: day, mL of each tissue but the background, of the tumor classes together, of tumor cells."""
     tissues = forecast.plan.anatomy.tissues
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["day"] + [f"{t.name} (mL)" for t in tissues[1:]] + ["tumor total (mL)"])
-    for day, volumes, total in zip(forecast.days, forecast.volume_ml, tumor_volume_ml(forecast)):
-        table.writerow([f"{float(day):g}"] + [f"{v:.4f}" for v in volumes[1:]] + [f"{total:.4f}"])
+    counted = forecast.tumor_cells_ml is not None
+    header = ["day"] + [f"{t.name} (mL)" for t in tissues[1:]] + ["tumor total (mL)"]
+    table.writerow(header + ["tumor cells (mL at full density)"] * counted)
+    for i, (day, volumes, total) in enumerate(zip(forecast.days, forecast.volume_ml, tumor_volume_ml(forecast))):
+        numbers = [*volumes[1:], total] + ([forecast.tumor_cells_ml[i]] if counted else [])
+        table.writerow([f"{float(day):g}"] + [f"{v:.4f}" for v in numbers])
     return text.getvalue()
 
 
@@ -275,6 +278,8 @@ def _curves(figure, forecast, corner, width, height, total_width) -> None:
         tumor.plot(days, tumor_volume_ml(forecast), color=_INK, label="together", **style)
     for k in shown:
         tumor.plot(days, volume[:, k], color=_color(anatomy, k), label=anatomy.tissues[k].name, **style)
+    if forecast.tumor_cells_ml is not None:
+        tumor.plot(days, forecast.tumor_cells_ml, color=_INK, linewidth=1.2, linestyle="--", label="cells, at full density (also where too thin to see)")
     tumor.set_title("Tumor volume (mL)", fontsize=10, loc="left")
     tumor.set_ylim(bottom=0)
     change = volume - volume[0]
@@ -284,7 +289,7 @@ def _curves(figure, forecast, corner, width, height, total_width) -> None:
     for k in rest:
         other.plot(days, change[:, k], color=_readable(_color(anatomy, k)), label=anatomy.tissues[k].name, **style)
     other.set_title("Change of the other tissues (mL)", fontsize=10, loc="left")
-    for axes, lines in ((tumor, len(shown) > 1), (other, bool(rest))):
+    for axes, lines in ((tumor, len(shown) > 1 or forecast.tumor_cells_ml is not None), (other, bool(rest))):
         axes.set_xlim(0, days[-1] * 1.02)
         axes.set_xlabel("day")
         axes.grid(color="#e6e8ec", linewidth=0.7)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from AnatomyDTLib import cli, outputs, volumes
+from AnatomyDTLib import cli, inputs, outputs, volumes
 from AnatomyDTLib.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -502,3 +502,42 @@ def test_a_terminal_shows_a_bar(patient, tmp_path):
     os.close(parent)
     assert process.wait(60) == 0
     assert b"\r" in shown and b"[####" in shown and shown.endswith(b"\r\x1b[K")
+
+
+SAMPLE = Path(__file__).resolve().parent.parent / "AnatomyDT" / "Resources" / "SampleData"
+
+
+def test_colours_and_terminology_of_the_input_survive_a_plan():
+    plan = Plan.from_json((SAMPLE / "plan_stupp.json").read_text())
+    labelled = inputs.read_labelled(str(SAMPLE / "sample_baseline.seg.nrrd"))
+    written = {s.name: s for s in outputs._segments(plan, labelled, inputs.matched(plan, labelled))}
+    for segment in labelled.volume.segments:
+        assert written[segment.name].terminology == segment.terminology and segment.terminology
+        assert written[segment.name].color == pytest.approx(segment.color)
+        assert written[segment.name].value == segment.value
+    assert "Treated tumor" in written
+
+
+def test_a_result_that_cannot_be_placed_leaves_the_former_one(tmp_path):
+    out, wrong = tmp_path / "out", tmp_path / "out" / "volumes.csv"
+    with outputs.results_folder(out) as staging:
+        for name in ("day_0000.seg.nrrd", "forecast.png"):
+            (staging / name).write_text("former")
+        (staging / "run.json").write_text(json.dumps({"files": ["day_0000.seg.nrrd"]}))
+    wrong.mkdir()
+    with pytest.raises(volumes.VolumeError, match="volumes.csv"):
+        with outputs.results_folder(out) as staging:
+            for name in ("day_0010.seg.nrrd", "forecast.png", "run.json", "volumes.csv"):
+                (staging / name).write_text("new")
+    assert (out / "forecast.png").read_text() == "former" and (out / "day_0000.seg.nrrd").exists()
+    assert sorted(p.name for p in out.iterdir()) == ["day_0000.seg.nrrd", "forecast.png", "run.json", "volumes.csv"]
+    wrong.rmdir()
+    with outputs.results_folder(out) as staging:
+        (staging / "day_0010.seg.nrrd").write_text("new")
+        (staging / "run.json").write_text("{}")
+    assert sorted(p.name for p in out.iterdir()) == ["day_0010.seg.nrrd", "forecast.png", "run.json"]
+
+
+def test_empty_names_and_folders_that_are_not_there(tmp_path):
+    for arguments in (["forecast", "x.nii", "--out", ""], ["bench", "--json", str(tmp_path / "no" / "x.json")]):
+        assert cli.main(arguments) == 2

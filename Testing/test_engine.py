@@ -215,3 +215,21 @@ def test_a_gpu_that_runs_out_of_memory_hands_over_to_the_cpu(monkeypatch):
     result = forecast(labels, SPACING, plan(days=(5.0,)), device="auto")
     assert tried == ["cuda", "cpu"] and "GPU ran out of memory" in result.warnings[-1]
     assert np.array_equal(result.labels, expected.labels)
+
+
+def test_tumor_cells_are_counted_where_they_are_too_few_to_see():
+    labels = head()
+    result = forecast(labels, SPACING, plan((Radiotherapy(0.0, 6, 3.0),), days=(10.0,)), device="cpu", probabilities=True)
+    assert result.volume_ml[1, 5] < 0.1 * result.volume_ml[0, 5]
+    expected = result.tumor_probability.astype(np.float64).sum((1, 2, 3)) * 8e-3
+    assert np.allclose(result.tumor_cells_ml, expected, rtol=2e-3)
+    assert result.tumor_cells_ml[1] > 0.05 * result.tumor_cells_ml[0]
+
+
+@pytest.mark.parametrize("spacing, plan_of, words", [
+    (1.0, plan, "per axis"), ((1, None, 1), plan, "per axis"), ("abc", plan, "per axis"), ((1e-9,) * 3, plan, "cannot be right"),
+    (SPACING, lambda: None, "must be a Plan"), (SPACING, dict, "must be a Plan"),
+])
+def test_arguments_of_the_wrong_kind_are_refused(spacing, plan_of, words):
+    with pytest.raises(ForecastError, match=words):
+        forecast(head(32), spacing, plan_of(), device="cpu")

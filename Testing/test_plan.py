@@ -215,7 +215,7 @@ TREATMENT_REFUSALS = [
     ({"type": "chemotherapy", "drug": "x", "days": [1], "sensitivity_per_day": 0.1, "half_life_day": 0}, "half_life_day"),
     ({"type": "chemotherapy", "drug": "x", "days": [1], "sensitivity_per_day": 0.1, "half_life_day": 1, "dose": -1}, "dose"),
     ({"type": "chemotherapy", "drug": "x", "days": [1], "sensitivity_per_day": 0.1, "half_life_day": 1, "dose": [1, 1]}, "doses"),
-    ({"type": "chemotherapy", "drug": "x", "days": [1e9], "sensitivity_per_day": 0.1, "half_life_day": 1}, "after"),
+    ({"type": "chemotherapy", "drug": "x", "days": [1e4], "sensitivity_per_day": 0.1, "half_life_day": 1}, "after"),
 ]
 
 
@@ -357,3 +357,28 @@ def test_fuzz_of_the_text():
         except PlanError:
             continue
         assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"days": [1, 1.0000000001]}, "apart"),
+    ({"days": [5e-7]}, "apart"),
+    ({"days": [1e300]}, "36525"),
+    ({"step_days": 1e-12}, "step_days"),
+    ({"days": [36000.0], "step_days": 0.01}, "steps"),
+    ({"infiltration_mm": 1e300}, "infiltration_mm"),
+    ({"tissues": [{"name": "T", "role": "tumor"}, {"name": "W", "role": "white"}]}, "first tissue"),
+    ({"tissues": [{"name": "B", "role": "background"}, {"name": "T", "role": "tumor", "growth_per_day": 1e6}]}, "growth_per_day"),
+    ({"tissues": [{"name": "B", "role": "background"}, {"name": "W", "role": "white", "diffusivity_mm2_per_day": 1e8}]}, "diffusivity"),
+    ({"tissues": [{"name": "B", "role": "background"}, {"name": "T", "role": "tumor", "visibility": 1e-300}]}, "visibility"),
+    ({"treatments": [{"type": "radiotherapy", "start_day": 0, "fractions": 1, "dose_gy": 1e200}]}, "dose_gy"),
+])
+def test_numbers_that_would_overflow_or_never_end_are_refused(change, word):
+    assert word in refusal(document(**change))
+
+
+@pytest.mark.parametrize("build", [
+    lambda: Plan(brain(), 5), lambda: Plan(brain(), ("x",)), lambda: Plan("x"), lambda: Anatomy(("x", "y")),
+])
+def test_what_is_no_plan_is_refused_in_python_too(build):
+    with pytest.raises(PlanError):
+        build()
