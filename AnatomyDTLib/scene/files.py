@@ -96,12 +96,17 @@ def _write(made, path: Path) -> None:
     scene.AddNode(made)
     storage = scene.AddNewNodeByClass("vtkMRMLSequenceStorageNode")
     storage.SetFileName(str(path))
-    written = storage.WriteData(made) and path.is_file()
+    # What goes wrong is said below in a sentence; the writer's own report is a page of its temporary folders.
+    loud = slicer.vtkMRMLScene.GetGlobalWarningDisplay()
+    slicer.vtkMRMLScene.SetGlobalWarningDisplay(0)
+    try:
+        written = storage.WriteData(made) and path.is_file()
+    finally:
+        slicer.vtkMRMLScene.SetGlobalWarningDisplay(loud)
     try:
         # A full disk can end in a bundle that the writer takes for complete.
         whole = written and zipfile.ZipFile(path).testzip() is None
     except (zipfile.BadZipFile, EOFError):
         whole = False
     if not whole:
-        said = storage.GetUserMessages().GetAllMessagesAsString()
-        raise ForecastError(f"{path.name} could not be written: {' '.join(said.split()) or 'the disk may be full'}")
+        raise ForecastError(f"{path.name} could not be written: the disk is full or the folder cannot be written")
