@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from AnatomyDTLib import labelling, presets
+from AnatomyDTLib.checks import LAST_DAY
 from AnatomyDTLib.plan import (
     ROLES, Anatomy, Chemotherapy, Plan, PlanError, Radiotherapy, Surgery, Tissue,
 )
@@ -79,7 +80,7 @@ def treatments_of(text: str) -> tuple:
     if not entries:
         return ()
     tissues = [{"name": "Background", "role": "background"}, {"name": "Tumor", "role": "tumor"}]
-    document = {"anatomydt_plan": 1, "tissues": tissues, "treatments": entries, "days": [1e9]}
+    document = {"anatomydt_plan": 1, "tissues": tissues, "treatments": entries, "days": [LAST_DAY]}
     return Plan.from_json(json.dumps(document)).treatments
 
 
