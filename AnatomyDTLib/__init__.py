@@ -8,7 +8,7 @@ Importing it takes no time: torch and everything else are imported when they are
 __version__ = "0.1.0"
 
 _HOME = {
-    "forecast": "engine", "Forecast": "engine", "ForecastError": "engine", "Cancelled": "engine",
+    "forecast": "engine", "score": "engine", "Forecast": "engine", "ForecastError": "engine", "Cancelled": "engine",
     "Plan": "plan", "PlanError": "plan", "Anatomy": "plan", "Tissue": "plan", "CrossDiffusion": "plan",
     "Surgery": "plan", "Radiotherapy": "plan", "Chemotherapy": "plan",
 }

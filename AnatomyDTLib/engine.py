@@ -102,6 +102,17 @@ def forecast(
     return _run(request, "cpu", probabilities, progress, cancelled, warnings)
 
 
+def score(predicted: np.ndarray, observed: np.ndarray, spacing_mm, names=None, topology: bool = True) -> list:
+    """Scores a forecast's labels against observed ones: per class DSC, HD95 (mm), clDice, Betti numbers, volumes (mL).
+
+    predicted, observed: (Y, X) or (Z, Y, X) whole numbers of the same shape; names: the plan's anatomy, or label -> name
+    Needs MONAI and scikit-image. Raises ValueError when the two do not fit each other. `learning.evaluation` has the rest.
+    """
+    from .learning import evaluation
+
+    return evaluation.score(predicted, observed, spacing_mm, names, topology)
+
+
 def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
     import torch
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from AnatomyDTLib import Cancelled, Chemotherapy, ForecastError, Plan, PlanError, Radiotherapy, Surgery, forecast
+from AnatomyDTLib import Cancelled, Chemotherapy, ForecastError, Plan, PlanError, Radiotherapy, Surgery, forecast, score
 from AnatomyDTLib.plan import Anatomy, Tissue
 from AnatomyDTLib.presets import completed, infiltration_mm, tissue
 
@@ -141,6 +141,13 @@ def test_warnings_are_due():
     assert forecast(head(32), SPACING, plan(days=(5.0,)), device="cpu").warnings == ()
 
 
+def test_score_of_a_forecast_against_what_it_started_from():
+    result = forecast(head(32), SPACING, plan(days=(20.0,)), device="cpu")
+    rows = {row.name: row for row in score(result.labels[-1], result.labels[0], SPACING, result.plan.anatomy, topology=False)}
+    assert rows["Ventricles"].dice == 1.0
+    assert rows["Tumor"].dice == pytest.approx(dsc(result.labels[-1] == 5, result.labels[0] == 5))
+
+
 def test_progress_rises_and_cancel_stops():
     seen = []
     forecast(head(32), SPACING, plan(), device="cpu", progress=lambda f, t: seen.append((f, t)))
@@ -191,8 +198,8 @@ def test_a_plan_without_a_class_for_what_dies_is_refused():
             forecast(labels, SPACING, Plan(Anatomy(tissues), (treatment,), (5.0,)), device="cpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_asked_for_and_absent():
+def test_cuda_asked_for_and_absent(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ForecastError, match="no CUDA device"):
         forecast(head(32), SPACING, plan(), device="cuda")
 
