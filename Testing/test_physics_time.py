@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from physics_cases import (
-    DEVICES, GIVERS, NO_DEAD, TUMOR, brain, coordinates, dice, equation, mass, pair, pair_equation, radius, run,
+    DEVICES, NO_DEAD, TUMOR, brain, coordinates, dice, equation, mass, pair, pair_equation, radius, run,
 )
 
-from AnatomyDTLib.physics.equation import CrossDiffusion, Stepper
+from AnatomyDTLib.physics.equation import CrossDiffusion
 from AnatomyDTLib.physics.kernels import FastStepper
 from AnatomyDTLib.physics.reaction import logistic
 from AnatomyDTLib.physics.stepping import Course, integrate, longest_stable_step, time_grid
