@@ -1,0 +1,1 @@
+"""One patient's twin: calibration, uncertainty, comparison of treatments."""
