@@ -1,4 +1,4 @@
-"""THE interface of the engine: forecast and score. numpy in, numpy out.
+"""THE interface of the engine: forecast, compare and score. numpy in, numpy out.
 
 Nothing here knows of files, of a scene or of a terminal. torch is imported when a forecast runs.
 """
@@ -111,6 +111,62 @@ def score(predicted: np.ndarray, observed: np.ndarray, spacing_mm, names=None, t
     from .learning import evaluation
 
     return evaluation.score(predicted, observed, spacing_mm, names, topology)
+
+
+def compare(
+    candidates,
+    spacing_mm,
+    *,
+    members=None,
+    rule=None,
+    device: str = "auto",
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+):
+    """Compares plans for one patient; returns a `calibration.compare.Comparison`.
+
+    candidates: `calibration.compare.Candidate`s, each with its plan, labels and maps, all of one segmentation
+    members: one callable per draw of the parameters, from a plan to the plan with them; None: each plan as it is, once
+    rule: a `calibration.progression.Progression`, None for the default
+    Raises ForecastError for a user's mistake, Cancelled when told to stop.
+    """
+    from dataclasses import replace
+
+    from .calibration import compare as comparing
+    from .calibration.progression import Progression as Rule
+
+    names = [c.name for c in candidates]
+    if not names:
+        raise ForecastError("there is no plan to compare; give at least one")
+    for name in names:
+        if names.count(name) > 1:
+            raise ForecastError(f"two plans are named '{name}'; give each a name of its own")
+    checked = []
+    for candidate in candidates:
+        try:
+            labels, spacing = _checked(candidate.labels, spacing_mm, candidate.plan)
+            maps = _checked_maps(candidate.plan, candidate.maps, labels.shape)
+        except ForecastError as error:
+            raise ForecastError(f"plan '{candidate.name}': {error}") from None
+        if checked and labels.shape != checked[0].labels.shape:
+            raise ForecastError(f"plan '{candidate.name}' comes with labels of the shape {labels.shape}, '{names[0]}' with {checked[0].labels.shape}")
+        checked.append(replace(candidate, labels=labels, maps=maps))
+    import torch
+
+    members = tuple(members) if members is not None else (lambda plan: plan,)
+    if not members:
+        raise ForecastError("there is no draw of the parameters; an ensemble has at least one member")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in `_run`
+    try:
+        return comparing.compare(
+            checked, spacing, members, rule=rule or Rule(), device=_device(device, torch), progress=progress, cancelled=cancelled)
+    except InterruptedError:
+        raise Cancelled("the comparison was cancelled") from None
+    except MemoryError:
+        raise ForecastError("there is not enough memory for this comparison: compare fewer plans or days, or use larger voxels") from None
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
