@@ -1,0 +1,22 @@
+"""Baselines: each one call, model(batch) -> (B, V − 1, K, *S), from the inputs that the twin gets."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .convlstm import ConvLSTM
+from .flow import Flow
+from .neuralode import NeuralODE
+from .persistence import Persistence
+from .unet import UNet
+
+LEARNED = {"unet": UNet, "convlstm": ConvLSTM, "neuralode": NeuralODE, "flow": Flow}
+NAMES = ("persistence", *LEARNED)
+
+
+def build(method: str, dataset, **settings) -> nn.Module:
+    """A baseline for the classes, axes and images of a dataset; settings: what its class takes by name."""
+    if method == "persistence":
+        return Persistence()
+    images = dataset.cases[0].images
+    return LEARNED[method](len(dataset.spacing_mm), len(dataset.anatomy), 0 if images is None else len(images), **settings)

@@ -1,0 +1,144 @@
+"""The baselines: persistence at the start, any size in 2D and 3D, treatment and days seen, every parameter learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from AnatomyDTLib.learning import baselines
+from AnatomyDTLib.learning.baselines.flow import flowed, warped
+from AnatomyDTLib.learning.baselines.frame import CONDITIONS, GIVEN, condition_of, courses
+from AnatomyDTLib.learning.batches import collate
+from AnatomyDTLib.learning.cases import Case, Dataset
+from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery, Tissue
+
+LEARNED = tuple(baselines.LEARNED)
+TREATED = (Radiotherapy(3.0, 5), Chemotherapy("drug", (2.0, 5.0, 24.0), 0.3, 1.0), Surgery(12.0, extent=0.5))
+
+
+def dataset(shape, images=0):
+    """Two halves with a ball between them that grows; an untreated case of three visits and a treated one of two."""
+    anatomy = Anatomy((
+        Tissue("outside", "background"), Tissue("left", "organ"), Tissue("right", "organ"), Tissue("tumor", "tumor"),
+        Tissue("cavity", "cavity"),
+    ))
+    labels = np.zeros((3, *shape), np.uint8)
+    labels[..., 1:-1] = 1
+    labels[..., shape[-1] // 2:-1] = 2
+    radius = np.sqrt(sum((g - s / 2) ** 2 for g, s in zip(np.indices(shape), shape)))
+    for visit in range(3):
+        labels[visit][radius < 2 + visit] = 3
+    pictures = np.random.default_rng(0).random((images, *shape), dtype=np.float32) if images else None
+    return Dataset("halves", anatomy, (1.0,) * len(shape), (
+        Case("free", "p", (0.0, 20.0, 50.0), labels, images=pictures),
+        Case("treated", "q", (0.0, 30.0), labels[:2], TREATED, images=pictures),
+    ))
+
+
+def trained_a_little(net):
+    """The net with its zero layers filled, so that everything before them shows."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if not bool(parameter.any()):
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    return net
+
+
+@pytest.mark.parametrize("method", baselines.NAMES)
+@pytest.mark.parametrize("shape", [(17, 23), (16, 12), (7, 9, 11)])
+def test_a_new_baseline_is_persistence_on_any_size(method, shape):
+    data = dataset(shape, images=1)
+    batch = collate(data, [0, 1])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        predicted = baselines.build(method, data)(batch)
+    assert predicted.shape == (2, 2, 5, *shape)
+    assert torch.allclose(predicted.sum(2), torch.ones(2, 2, *shape), atol=1e-5) and bool((predicted >= 0).all())
+    assert torch.equal(predicted.argmax(2), batch.labels[:, :1].expand(-1, 2, *shape))
+
+
+@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("shape", [(17, 12), (6, 7, 9)])
+def test_gradients_reach_every_parameter(method, shape):
+    data = dataset(shape, images=1)
+    torch.manual_seed(0)
+    net = trained_a_little(baselines.build(method, data, width=8))
+    batch = collate(data, [0, 1])
+    (net(batch) - batch.states[:, 1:]).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.any())] == []
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_treatment_days_and_images_change_the_prediction(method):
+    data = dataset((16, 16), images=1)
+    torch.manual_seed(0)
+    net = trained_a_little(baselines.build(method, data, width=8)).eval()
+    seen = data.cases[1]
+
+    def predicted(**changes):
+        case = dataclasses.replace(seen, **changes)
+        with torch.no_grad():
+            return net(collate(dataclasses.replace(data, cases=(case,)), [0]))
+
+    before = predicted()
+    assert torch.equal(before, predicted())
+    for changes in (
+        {"treatments": ()}, {"treatments": TREATED[:1]}, {"treatments": TREATED[1:]}, {"days": (0.0, 60.0)},
+        {"treatments": (Radiotherapy(20.0, 5), *TREATED[1:])},      # the same dose, later
+        {"images": seen.images + 1},
+    ):
+        assert float((predicted(**changes) - before).abs().max()) > 1e-5, changes
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_the_future_is_not_read(method):
+    data = dataset((16, 16))
+    torch.manual_seed(0)
+    net = trained_a_little(baselines.build(method, data, width=8)).eval()
+    other = data.cases[0].labels.copy()
+    other[1:] = 0
+    blind = dataclasses.replace(data, cases=(dataclasses.replace(data.cases[0], labels=other),))
+    with torch.no_grad():
+        assert torch.equal(net(collate(data, [0])), net(collate(blind, [0])))
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_a_case_does_not_depend_on_its_neighbours_in_the_batch(method):
+    data = dataset((17, 23))
+    torch.manual_seed(0)
+    net = trained_a_little(baselines.build(method, data, width=8)).eval()
+    with torch.no_grad():
+        together, alone = net(collate(data, [0, 1])), net(collate(data, [1]))
+    # the grid of days is finer beside a case that needs it, and what lies in a step is shared by days
+    assert float((together[1, 0] - alone[0, 0]).abs().max()) < 0.02
+
+
+def test_stretches_of_time_add_up_to_what_lies_between_two_visits():
+    batch = collate(dataset((8, 8)), [0, 1], longest_step_days=4.0)
+    for parts in (1, 3, 7):
+        course = courses(batch, 0, 1, parts)
+        assert course.shape == (2, parts, GIVEN)
+        assert torch.allclose(course.sum(1), batch.between(0, 1), atol=1e-5)
+    assert condition_of(batch, 0, 1).shape == (2, CONDITIONS)
+    early, middle, late = courses(batch, 0, 1, 3)[1]
+    assert early[1] == pytest.approx(10 / 60, abs=0.01) and late[1] == 0      # five fractions from day 3
+    assert (early[3], middle[3], late[3]) == (0, 0.5, 0)                     # half resected on day 12 of 30
+    assert late[2] > 0                                                       # the last dose is given on day 24
+
+
+def test_a_flow_moves_what_it_carries_and_does_not_fold():
+    field = torch.zeros(1, 1, 12, 15)
+    field[..., 4, 6] = 1.0
+    shift = torch.zeros(1, 2, 12, 15)
+    assert torch.allclose(warped(field, shift), field, atol=1e-6)
+    shift[:, 0], shift[:, 1] = 2.0, -3.0
+    expected = torch.zeros_like(field)
+    expected[..., 2, 9] = 1.0
+    assert torch.allclose(warped(field, flowed(shift, 5)), expected, atol=1e-4)
+    x = torch.arange(64.0)
+    v = torch.zeros(1, 2, 4, 64)
+    v[:, 1] = 16 * torch.sin(2 * torch.pi * x / 64)          # slope down to −1.57: taken as a displacement it folds
+    slope = flowed(v, 8)[0, 1, 0].diff()
+    assert float(v[0, 1, 0].diff().min()) < -1 < float(slope.min())
+    assert float(slope.min()) + 1 == pytest.approx(float(torch.exp(torch.tensor(-torch.pi / 2))), rel=0.02)
