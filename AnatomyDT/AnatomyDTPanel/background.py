@@ -136,12 +136,14 @@ class Process:
 class Run(Process):
     """A forecast; arguments as `engine.forecast`, result() is a Forecast."""
 
-    def __init__(self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False):
+    def __init__(
+        self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False, weights=None,
+    ):
         self.plan, self.spacing_mm = plan, tuple(spacing_mm)
         files = {name: f"map{number}" for number, name in enumerate(maps or {})}
         request = {
             "task": "forecast", "plan": plan.to_json(), "spacing_mm": list(self.spacing_mm), "maps": files,
-            "device": device, "probabilities": probabilities,
+            "device": device, "probabilities": probabilities, "weights": weights,
         }
         super().__init__(request, {"labels": labels, **{files[name]: values for name, values in (maps or {}).items()}})
 

@@ -80,10 +80,11 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
 
     def forecast(
         self, segmentation, plan, reference=None, assignment=None, regions=None, doses=None, name="Forecast",
-        probabilities=False, device="auto", waitForCompletion=False, progress=None, completed=None,
+        probabilities=False, device="auto", weights=None, waitForCompletion=False, progress=None, completed=None,
     ):
         """Forecasts a segmentation in the background; arguments as AnatomyDTLib.scene.forecast.forecast.
 
+        weights: path of a growth network's weights, None for the mechanistic model alone
         progress: called with (fraction, text, new lines of the log)
         completed: called with (forecast, shown, message); forecast and shown are None without a result
         waitForCompletion: return (forecast, shown) when it is there; raises ForecastError, or Cancelled when it
@@ -100,7 +101,7 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
         self._scene, self._stopped, self._told = segmentation.GetScene(), None, 0
         self._outcome = None
         self._finish = self._show
-        self._run = Run(labels, baseline.spacing_mm, plan, maps, device, probabilities)
+        self._run = Run(labels, baseline.spacing_mm, plan, maps, device, probabilities, weights)
         self._timer.start()
         return self._waited() if waitForCompletion else None
 

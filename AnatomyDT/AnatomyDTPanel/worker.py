@@ -49,7 +49,7 @@ def compute(folder: str) -> None:
     sys.path.insert(0, request["library"])
     # Packages that only the application was told of are found too, after this interpreter's own.
     sys.path += [entry for entry in request["path"] if entry not in sys.path]
-    {"forecast": forecast, "score": score}[request["task"]](folder, request)
+    {"forecast": forecast, "score": score, "devices": devices}[request["task"]](folder, request)
 
 
 def score(folder: str, request: dict) -> None:
@@ -61,6 +61,34 @@ def score(folder: str, request: dict) -> None:
     names = {int(value): name for value, name in request["names"]}
     found = evaluation.score(load(folder, "predicted"), load(folder, "observed"), request["spacing_mm"], names)
     write(folder, "answer.json", [dataclasses.asdict(one) for one in found])
+
+
+def devices(folder: str, request: dict) -> None:
+    """What can be computed on: cores and memory (GB) of the processor, names and memory of the cards."""
+    import torch
+
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    write(folder, "answer.json", {
+        "cores": os.cpu_count() or 1, "memory_gb": memory_gb(),
+        "cards": [(card.name, card.total_memory / 1e9) for card in cards],
+    })
+
+
+def memory_gb():
+    """Physical memory, None where the system does not tell."""
+    if os.name == "nt":
+        import ctypes
+
+        class Status(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+                (name, ctypes.c_ulonglong) for name in ("total", "free", "pages", "free_pages", "virtual", "free_virtual", "extended")]
+
+        status = Status(length=ctypes.sizeof(Status))
+        return status.total / 1e9 if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError):
+        return None
 
 
 def load(folder: str, name: str):
@@ -85,7 +113,8 @@ def forecast(folder: str, request: dict) -> None:
 
     found = engine.forecast(
         load(folder, "labels"), request["spacing_mm"], Plan.from_json(request["plan"]),
-        maps=maps, device=request["device"], probabilities=request["probabilities"], progress=told,
+        maps=maps, weights=request["weights"], device=request["device"], probabilities=request["probabilities"],
+        progress=told,
     )
     np.save(os.path.join(folder, "found_labels.npy"), found.labels)
     if found.tumor_probability is not None:
