@@ -1,8 +1,10 @@
+import hashlib
 import importlib
 import importlib.util
 import json
 import logging
 import os
+import pathlib
 import sys
 
 import qt
@@ -53,18 +55,27 @@ def registerSampleData():
     """Adds the bundled sample to the Sample Data module; nothing is downloaded."""
     import SampleData
 
-    icons = os.path.join(os.path.dirname(__file__), "Resources", "Icons")
-    samples = os.path.join(os.path.dirname(__file__), "Resources", "SampleData")
+    resources = pathlib.Path(__file__).resolve().parent / "Resources"
     SampleData.SampleDataLogic.registerCustomSampleDataCategory(SAMPLE_CATEGORY, title=SAMPLE_CATEGORY)
-    for name, title in (("baseline", "AnatomyDT baseline"), ("followup", "AnatomyDT follow-up")):
+    segmentation, text = "SegmentationFile", "TextFile"
+    for name, title, files in (
+        ("baseline", "AnatomyDT baseline", (
+            ("sample_baseline.seg.nrrd", "AnatomyDT baseline", segmentation),
+            ("plan_stupp.json", "AnatomyDT plan", text))),
+        ("followup", "AnatomyDT follow-up", (("sample_followup.seg.nrrd", "AnatomyDT follow-up", segmentation),)),
+    ):
+        paths = [resources / "SampleData" / file for file, node, kind in files]
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category=SAMPLE_CATEGORY,
             sampleName=title,
-            thumbnailFileName=os.path.join(icons, f"sample_{name}.png"),
-            uris=qt.QUrl.fromLocalFile(os.path.join(samples, f"sample_{name}.seg.nrrd")).toString(),
-            fileNames=f"AnatomyDT_{name}.seg.nrrd",
-            loadFileTypes="SegmentationFile",
-            nodeNames=title,
+            thumbnailFileName=str(resources / "Icons" / f"sample_{name}.png"),
+            uris=[path.as_uri() for path in paths],
+            # Slicer names a text after its file, everything else after the node's name.
+            fileNames=[node + "".join(path.suffixes) for path, (file, node, kind) in zip(paths, files)],
+            loadFileTypes=[kind for file, node, kind in files],
+            nodeNames=[node for file, node, kind in files],
+            # Else a copy of another version's sample would be taken from Slicer's cache.
+            checksums=["SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
         )
 
 

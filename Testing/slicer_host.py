@@ -538,11 +538,25 @@ def _load_segmentation(path):
     return node
 
 
-def _download_sample(name):
-    source = _SampleData.sources[name]
-    node = _load_segmentation(QtCore.QUrl(source["uris"]).toLocalFile())
-    node.SetName(source["nodeNames"])
+def _load_text(path):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", Path(path).name.split(".")[0])
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextStorageNode")
+    storage.SetFileName(str(path))
+    assert storage.ReadData(node), path
+    node.SetAndObserveStorageNodeID(storage.GetID())
     return node
+
+
+def _download_sample(name):
+    """The first node of a sample, as in Slicer; without the network and without its cache."""
+    source, nodes = _SampleData.sources[name], []
+    for uri, file, title, kind in zip(
+            source["uris"], source["fileNames"], source["nodeNames"], source["loadFileTypes"], strict=True):
+        load = {"SegmentationFile": _load_segmentation, "TextFile": _load_text}[kind]
+        nodes.append(load(QtCore.QUrl(uri).toLocalFile()))
+        # Slicer's reader of texts names the node after the file.
+        nodes[-1].SetName(file.split(".")[0] if kind == "TextFile" else title)
+    return nodes[0]
 
 
 class Host:

@@ -109,6 +109,54 @@ def test_the_plan_fits_the_labels(visits):
     assert plan.infiltration_mm > 0
 
 
+@pytest.fixture
+def host():
+    pytest.importorskip("slicer")
+    pytest.importorskip("PySide6.QtWidgets")
+    from slicer_host import Host
+
+    host = Host()
+    yield host
+    host.close()
+
+
+def test_sample_data_loads_two_entries_from_the_disk(host, monkeypatch):
+    """The two buttons of the Sample Data module: two visits and a plan, without a network."""
+    import socket
+
+    import SampleData
+    import slicer
+
+    def refused(*ignored):
+        raise AssertionError("the sample asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    assert set(SampleData.SampleDataLogic.sources) == {"AnatomyDT baseline", "AnatomyDT follow-up"}
+    first, second = (SampleData.downloadSample(name) for name in ("AnatomyDT baseline", "AnatomyDT follow-up"))
+    for node, file in ((first, DATA[0]), (second, DATA[1])):
+        segments = [node.GetSegmentation().GetNthSegment(i).GetName() for i in range(6)]
+        assert segments == [s.name for s in volumes.read_labels(FOLDER / file).segments]
+    text = slicer.mrmlScene.GetFirstNodeByName("AnatomyDT plan").GetText()
+    assert Plan.from_json(text) == Plan.from_json((FOLDER / DATA[2]).read_text(encoding="utf-8"))
+
+
+def test_sample_data_knows_its_files_and_thumbnails(host):
+    """A checksum for every file, so that a copy of another version in Slicer's cache is not taken for it."""
+    from urllib.parse import unquote, urlparse
+
+    import SampleData
+    from PIL import Image
+
+    for source in SampleData.SampleDataLogic.sources.values():
+        assert source["category"] == "AnatomyDT"
+        for uri, checksum in zip(source["uris"], source["checksums"], strict=True):
+            path = Path(unquote(urlparse(uri).path))
+            assert path.parent == FOLDER
+            assert checksum == "SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        with Image.open(source["thumbnailFileName"]) as thumbnail:
+            assert min(thumbnail.size) >= 128
+
+
 def test_the_notice_says_what_it_is():
     text = (FOLDER / "NOTICE.md").read_text(encoding="utf-8")
     assert "simulated" in text and "Fonov" in text and "Copyright (C)" in text
