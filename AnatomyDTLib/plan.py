@@ -217,6 +217,8 @@ class Plan:
     treatments: any combination; events of one day happen in the order surgery, radiotherapy, drug
     days: reported days after the baseline, ascending; day 0 is always reported too
     infiltration_mm: decay length of the tumor's invisible tail at baseline; 0: none
+    seed_density: density deep inside the tumor at baseline, as a part of its carrying capacity, in (0, 1]; where it is
+        not above the visibility, the density is that of the drawn border throughout
     interface_mm: width over which one class passes into the next at baseline
     mass_effect: fraction of the tumor's growth that pushes tissue aside instead of replacing it, 0 to 1
     step_days: longest time step; None: chosen from spacing and rates
@@ -229,6 +231,7 @@ class Plan:
     interface_mm: float = 1.0
     mass_effect: float = 0.0
     step_days: float | None = None
+    seed_density: float = 1.0
 
     def __post_init__(self):
         if not isinstance(self.anatomy, Anatomy):
@@ -244,6 +247,8 @@ class Plan:
         number(self.infiltration_mm, "infiltration_mm", 0.0, LONGEST_MM)
         number(self.interface_mm, "interface_mm", 0.0, LONGEST_MM)
         number(self.mass_effect, "mass_effect", 0.0, 1.0)
+        if number(self.seed_density, "seed_density", 0.0, 1.0) == 0.0:
+            raise PlanError("seed_density must be above 0")
         if self.step_days is not None:
             number(self.step_days, "step_days", SHORTEST_DAYS, LAST_DAY)
             if self.days[-1] / self.step_days > MOST_STEPS:

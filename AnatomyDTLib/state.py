@@ -77,14 +77,15 @@ def smooth_field(labels, K: int, spacing_mm, width_mm: float, sharp=()) -> np.nd
     return field
 
 
-def field_of(labels, anatomy: Anatomy, spacing_mm, width_mm: float, infiltration_mm: float = 0.0) -> np.ndarray:
+def field_of(labels, anatomy: Anatomy, spacing_mm, width_mm: float, infiltration_mm: float = 0.0, seed_density: float = 1.0) -> np.ndarray:
     """The state of a label map: probabilities (K, *S) float32, of which `labels_of` gives back the labels.
 
     Background and barriers stay one-hot. Where a tumor class meets the tissue that gives way to it, its share of what
     the two hold is visibility · kappa at the border, so that the drawn border is the declared threshold.
 
     labels: (*S) indices into anatomy.tissues; spacing_mm: in the order of the array's axes
-    width_mm: of the interfaces (`smooth_field`); infiltration_mm: decay length of the tail (`with_infiltration`)
+    width_mm: of the interfaces (`smooth_field`); infiltration_mm, seed_density: decay length of the tail and density of
+        the core (`with_infiltration`)
     """
     labels = np.asarray(labels)
     field = smooth_field(labels, len(anatomy), spacing_mm, width_mm, anatomy.with_role("background", "barrier"))
@@ -122,19 +123,20 @@ def field_of(labels, anatomy: Anatomy, spacing_mm, width_mm: float, infiltration
         for k in group + rest:
             part[k] *= scale
     part /= part.sum(axis=0)
-    return with_infiltration(field, anatomy, spacing_mm, infiltration_mm)
+    return with_infiltration(field, anatomy, spacing_mm, infiltration_mm, seed_density)
 
 
-def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float) -> np.ndarray:
+def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed: float = 1.0) -> np.ndarray:
     """The field with an invisible tail around every tumor class; `labels_of` of it is unchanged.
 
-    outside  u = v kappa exp(−d / decay),   inside  u = kappa (1 − (1 − v) exp(−d / decay))
+    outside  u = v kappa exp(−d / decay),   inside  u = kappa (seed − (seed − v) exp(−d / decay))
 
     u: the tumor's share of the part of a voxel that it and the tissue around it hold; v: visibility
     d: distance (mm) to the visible border, inside it to the border with tissue that gives way (not with fluid)
     The tissue that gives way makes room in proportion, so that no tail enters a voxel without any; a voxel deep in the
     tumor has the nearest such tissue beside it. Fluid, vessel and barrier keep their probabilities. The tail ends below
-    TAIL_CUT and does not jump over what it cannot pass. decay_mm 0 changes nothing but the ceiling kappa.
+    TAIL_CUT and does not jump over what it cannot pass. decay_mm 0 changes nothing but the ceiling seed·kappa.
+    seed: density deep inside, as a part of kappa; never below what is drawn as tumor
 
     field: (K, *S), left alone; spacing_mm: in the order of the array's axes
     """
@@ -142,7 +144,7 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float) -> n
     drawn = labels_of(field, anatomy)
     for group, rest in _groups(anatomy):
         ceiling = min(anatomy.tissues[k].carrying_capacity for k in group)
-        if not np.isin(drawn, group).any() or not rest or (decay_mm == 0.0 and ceiling == 1.0):
+        if not np.isin(drawn, group).any() or not rest or (decay_mm == 0.0 and ceiling * seed == 1.0):
             continue
         reach = decay_mm * np.log(1.0 / TAIL_CUT)
         box = _box(np.isin(drawn, group), reach, spacing_mm)
@@ -157,13 +159,14 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float) -> n
         theta = [_threshold(anatomy, k) for k in group]
         kappa = sum(anatomy.tissues[k].carrying_capacity * kinds[i] for i, k in enumerate(group))
         level = 1.0 / (1.0 + sum(kinds[i] * (1.0 - t) / t for i, t in enumerate(theta)))
+        top = np.maximum(kappa * seed, np.minimum(kappa, level * (1.0 + ROOM)))
         if decay_mm == 0.0:
-            _set_share(part, group, rest, kappa, ours & (share > kappa))
+            _set_share(part, group, rest, top, ours & (share > top))
             continue
         delta = 0.5 * min(spacing_mm)
         outer = np.isin(inner, rest)
         depth = ndimage.distance_transform_edt(~outer, sampling=spacing_mm) - delta if outer.any() else np.inf
-        core = kappa - (kappa - level) * np.exp(-np.maximum(depth, 0.0) / decay_mm) * (1.0 - ROOM)
+        core = top - (top - level) * np.exp(-np.maximum(depth, 0.0) / decay_mm) * (1.0 - ROOM)
 
         # seen from outside: one tail per class, together never above the strongest
         passable = held > 0

@@ -12,9 +12,9 @@ LIB = ROOT / "AnatomyDTLib"
 
 # a room may import the rooms to its right: AnatomyDT.py, cli -> scene, report, volumes -> engine -> calibration -> learning -> physics -> plan
 FLOORS = {
-    "cli": 6, "__main__": 6, "bench": 6,
+    "cli": 6, "compare_cli": 5.5, "__main__": 6, "bench": 6,
     "outputs": 5, "inputs": 4,
-    "scene": 4, "report": 4, "volumes": 4, "imagefiles": 4,
+    "scene": 4, "report": 4, "comparison_report": 4, "volumes": 4, "imagefiles": 4,
     "engine": 3,
     "calibration": 2.5, "learning": 2,
     "physics": 1,

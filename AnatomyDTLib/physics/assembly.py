@@ -28,7 +28,7 @@ def assemble(plan: Plan, labels: np.ndarray, spacing_mm, maps, tensor=None, devi
         stays that of its tissue
     """
     anatomy = plan.anatomy
-    field = field_of(labels, anatomy, spacing_mm, plan.interface_mm, plan.infiltration_mm)
+    field = field_of(labels, anatomy, spacing_mm, plan.interface_mm, plan.infiltration_mm, plan.seed_density)
     p = torch.from_numpy(field).to(device=device, dtype=dtype)[None]
     host = torch.from_numpy(host_diffusivity(labels, anatomy, spacing_mm)).to(device=device, dtype=dtype)
     if tensor is None:
