@@ -64,6 +64,35 @@ def test_a_ball_is_closed_outside_out_and_of_the_right_size(monkeypatch, matrix,
     assert (np.einsum("ij,ij->i", normals, outward) > 0).all()
 
 
+def test_a_surface_passes_through_arrays_unchanged():
+    mesh, empty = room.Surfaces(Grid((40, 40, 40), RIGHT_HANDED)).of(ball(40, 9.3), 2)
+    for one in (mesh, empty):
+        again = room.mesh_of(room.arrays_of(one))
+        assert again.GetNumberOfPolys() == one.GetNumberOfPolys()
+        for name, values in room.arrays_of(one).items():
+            np.testing.assert_array_equal(room.arrays_of(again)[name], values)
+    assert again is not mesh and open_edges(room.mesh_of(room.arrays_of(mesh))) == 0
+
+
+def test_surfaces_are_made_where_there_is_no_scene(tmp_path):
+    """A background process makes them, in an interpreter that has VTK and not Slicer."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = (
+        "import sys; sys.modules['slicer'] = None\n"
+        "import types, numpy as np\n"
+        "from AnatomyDTLib.scene import surfaces\n"
+        "grid = types.SimpleNamespace(shape=(9, 9, 9), spacing_mm=(1, 1, 1), ijk_to_ras=np.eye(4))\n"
+        "labels = np.zeros((9, 9, 9), np.uint8); labels[3:6, 3:6, 3:6] = 1\n"
+        "assert surfaces.Surfaces(grid).of(labels, 1)[0].GetNumberOfPolys() > 20\n"
+    )
+    root = Path(room.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_structure_that_meets_the_edge_of_the_image_is_closed_there():
     labels = np.ones((6, 7, 8), np.uint8)
     mesh, = room.Surfaces(Grid(labels.shape, np.eye(4))).of(labels, 1)
@@ -83,9 +112,9 @@ def test_one_voxel_and_a_thin_sheet_do_not_vanish():
 
 def test_a_folded_surface_is_made_from_coarser_voxels_but_thick_slices_are_not(monkeypatch):
     monkeypatch.setattr(room, "MOST_FACES", 1000)
-    mask = ball(48, 20).astype(bool)
-    assert room._factors(mask, (1, 1, 1)) == (2, 2, 2)
-    assert room._factors(mask, (6.5, 0.86, 0.86)) == (1, 2, 2)
+    middle, large = (ball(48, radius).astype(bool) for radius in (12, 20))
+    assert room._factors(middle, (1, 1, 1)) == (2, 2, 2) and room._factors(large, (1, 1, 1)) == (3, 3, 3)
+    assert room._factors(middle, (6.5, 0.86, 0.86)) == (1, 2, 2)
     assert room._factors(ball(48, 5).astype(bool), (1, 1, 1)) == (1, 1, 1)
     sheet = np.zeros((9, 20, 20), bool)
     sheet[4] = True
