@@ -1,8 +1,6 @@
 import hashlib
 import importlib
 import importlib.util
-import json
-import logging
 import os
 import pathlib
 import sys
@@ -19,13 +17,15 @@ if importlib.util.find_spec("AnatomyDTLib") is None:
     # Run from the source tree: only this folder is on the path, and the engine lies beside it.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from AnatomyDTLib import presets
-from AnatomyDTLib.plan import Plan
-from AnatomyDTPanel import choices, tissues, timeline
+from AnatomyDTPanel import choices, tissues
+from AnatomyDTPanel.followups import FollowUpTable
+from AnatomyDTPanel.forecasting import Forecasting
+from AnatomyDTPanel.inputs import Inputs
 from AnatomyDTPanel.logic import AnatomyDTLogic
+from AnatomyDTPanel.planning import Planning
 from AnatomyDTPanel.results import Results
-from AnatomyDTPanel.texts import growthText, regimeTexts
-from AnatomyDTPanel.treatments import TreatmentEditor, kindTexts
+from AnatomyDTPanel.texts import regimeTexts
+from AnatomyDTPanel.treatments import TreatmentEditor
 
 SAMPLE_CATEGORY = "AnatomyDT"
 
@@ -79,7 +79,7 @@ def registerSampleData():
         )
 
 
-class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results):
+class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs, Planning, Forecasting, Results):
     """The panel. What it shows is in the parameter node; what it does is in the logic."""
 
     def __init__(self, parent=None):
@@ -91,7 +91,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
         self._segmentation = None
         self._updating = False
         self._linked = []
-        self._rate = None
         self._lateShown = False
 
     def setup(self):
@@ -106,11 +105,11 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
             self.ui.numberingComboBox.addItem(text, numbering or "")
         for text, regime in regimeTexts():
             self.ui.regimeComboBox.addItem(text, regime)
-        devices = ((_("Automatic"), "auto"), (_("Processor (CPU)"), "cpu"), (_("Graphics card (CUDA)"), "cuda"))
-        for text, device in devices:
-            self.ui.deviceComboBox.addItem(text, device)
+        self.setUpModel()
         self._tissues = tissues.TissueTable(self.ui.tissueTable, self.onRoleChosen)
         self._treatments = TreatmentEditor(self.ui, self.onTreatmentsEdited, self.ui.eventStatusLabel.setText)
+        self._followUps = FollowUpTable(
+            self.ui.followUpTable, self.ui.addFollowUpButton, self.onFollowUpsEdited, self.suggestedFollowUp)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -121,6 +120,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
         ui.useRegimeButton.connect("clicked(bool)", lambda checked=False: self.onUseRegime())
         ui.loadPlanButton.connect("clicked(bool)", lambda checked=False: self.onLoadPlan())
         ui.savePlanButton.connect("clicked(bool)", lambda checked=False: self.onSavePlan())
+        ui.followUpComboBox.connect("currentIndexChanged(int)", self.onFollowUpChosen)
+        ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelChosen)
+        ui.modelFileLineEdit.connect("currentPathChanged(QString)", self.onModelFileChosen)
         ui.growthComboBox.connect("currentIndexChanged(int)", self.onGrowthChosen)
         ui.deviceComboBox.connect("currentIndexChanged(int)", self.onDeviceChosen)
         ui.horizonSlider.connect("valueChanged(double)", lambda value: self.onDaysChosen())
@@ -141,6 +143,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
         """The module is reloaded or the application closes."""
         if self.logic is not None:
             self.logic.cancel(_("The module was closed."))
+        self.endDeviceQuery()
         self._unlink()
         self.setParameterNode(None)
         self.removeObservers()
@@ -148,6 +151,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
     def enter(self):
         self.initializeParameterNode()
         self.updateResults()
+        self.askDevices()
         qt.QTimer.singleShot(0, self.updateTimeline)
 
     def exit(self):
@@ -200,339 +204,21 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Results
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
             self.onParametersModified()
 
-    def _observeSegmentation(self, node):
-        events = [getattr(slicer.vtkSegmentation, e) for e in ("SegmentAdded", "SegmentRemoved", "SegmentModified")]
-        if node is self._segmentation:
-            return
-        if self._segmentation is not None:
-            for event in events:
-                self.removeObserver(self._segmentation, event, self.onSegmentsChanged)
-        self._segmentation = node
-        if node is not None:
-            for event in events:
-                self.addObserver(node, event, self.onSegmentsChanged)
-
-    def onSegmentsChanged(self, caller, event):
-        self.onParametersModified()
-
-    # What is chosen
-
     def onParametersModified(self, caller=None, event=None):
         """Shows what the parameter node holds."""
         if self._parameterNode is None or self._updating:
             return
         self._updating = True
         try:
-            p = self._parameterNode
-            self._observeSegmentation(p.segmentation)
-            rows = tissues.rowsOf(p.segmentation)
-            roles = json.loads(p.roles)
-            unknown = [row for row in rows if row.id not in roles]
-            if unknown:
-                roles.update({row.id: choices.guessed_role(row) for row in unknown})
-                p.roles = json.dumps(roles)
-            self._tissues.show(rows, roles)
-            self.ui.tissueStatusLabel.setText(self._tissueStatus(rows, roles))
-            self._treatments.setRegions([row.name for row in tissues.rowsOf(p.regions)])
-            self._treatments.show(choices.treatments_of(p.treatments))
-            self._showChoice(self.ui.deviceComboBox, p.device)
-            self._showGrowth(p)
-            self.updateTimeline()
-            late = self._late()
-            if late or self._lateShown:
-                self.ui.eventStatusLabel.setText(late)
-            self._lateShown = bool(late)
-            self.ui.expectedLabel.setText(self._expected(p))
+            self.showTissues()
+            self.showFollowUps()
+            self.showTreatments()
+            self.showModel()
+            self.showExpected()
             self.updateApply()
-            self.ui.scoreButton.setEnabled(p.followUp is not None and self.shown() is not None)
+            self.ui.scoreButton.setEnabled(self.comparedFollowUp() is not None and self.shown() is not None)
         finally:
             self._updating = False
-
-    def _tissueStatus(self, rows, roles):
-        if not rows:
-            none = self._parameterNode.segmentation is None
-            return _("Choose a segmentation.") if none else _("The segmentation has no segment.")
-        missing = [row.name for row in rows if not roles.get(row.id)]
-        if missing:
-            return _("Not assigned yet: {names}").format(names=", ".join(missing))
-        chosen = {roles[row.id] for row in rows}
-        if not chosen & {"tumor", "edema"}:
-            return _("No segment is a tumor yet.")
-        if choices.lacks_host(chosen):
-            return _("No tissue around the tumor is segmented: everything outside the segments is taken as brain.")
-        return _("Every segment has its tissue.")
-
-    @staticmethod
-    def _showChoice(combo, data):
-        for index in range(combo.count):
-            if combo.itemData(index) == data and combo.currentIndex != index:
-                blocked = combo.blockSignals(True)
-                combo.setCurrentIndex(index)
-                combo.blockSignals(blocked)
-
-    def _showGrowth(self, p):
-        combo = self.ui.growthComboBox
-        laws = list(presets.GROWTH_LAWS) + ([choices.FROM_PLAN] if p.loadedPlan else [])
-        if combo.count != len(laws):
-            blocked = combo.blockSignals(True)
-            combo.clear()
-            for law in laws:
-                combo.addItem(growthText(law), law)
-            combo.blockSignals(blocked)
-        law = p.growthLaw or presets.DEFAULT_GROWTH
-        self._showChoice(combo, law)
-        known = presets.GROWTH_LAWS.get(law)
-        combo.setToolTip(known.source if known else _("The numbers of the plan file."))
-
-    def days(self):
-        """The reported days that are chosen."""
-        p = self._parameterNode
-        if p.loadedDays:
-            return tuple(json.loads(p.loadedDays)["days"])
-        return choices.reported_days(p.horizonDays, p.intervalDays)
-
-    def _expected(self, p):
-        days = self.days()
-        text = _("{count} frames, the last on day {last}.").format(count=len(days) + 1, last=format(days[-1], "g"))
-        if p.loadedDays:
-            text += " " + _("The days are those of the plan file.")
-        if self._rate is not None and p.segmentation is not None and self._rate[0] == p.segmentation.GetID():
-            seconds = 5.0 + self._rate[1] * days[-1]
-            seconds = max(5, int(round(seconds, -1)))
-            text += " " + _("Expected: about {seconds} s, by the last run.").format(seconds=seconds)
-        return text
-
-    def updateTimeline(self):
-        if self._parameterNode is None:
-            return
-        label = self.ui.timelineLabel
-        color = label.palette.color(qt.QPalette.WindowText)
-        treatments = choices.treatments_of(self._parameterNode.treatments)
-        # Before the panel is laid out, a label says nothing true about its width.
-        width = max(label.width, 240) if label.visible else 340
-        label.setPixmap(timeline.picture(treatments, self.days()[-1], width, color, kindTexts()))
-
-    def missing(self):
-        """What keeps the forecast from running, in words; "" when nothing does."""
-        p = self._parameterNode
-        if p is None or p.segmentation is None:
-            return _("Choose a segmentation.")
-        rows, roles = tissues.rowsOf(p.segmentation), json.loads(p.roles)
-        if not rows:
-            return _("The segmentation has no segment.")
-        unassigned = [row.name for row in rows if not roles.get(row.id)]
-        if unassigned:
-            return _("Choose what each segment is. Not assigned yet: {names}").format(names=", ".join(unassigned))
-        if not {roles[row.id] for row in rows} & {"tumor", "edema"}:
-            return _("Choose which segment is the tumor.")
-        treatments = choices.treatments_of(p.treatments)
-        if self._late():
-            return self._late()
-        if any(getattr(t, "dose_map", None) for t in treatments) and p.dose is None:
-            return _("A course of radiotherapy takes its dose from a volume: choose the dose volume.")
-        present = {row.name for row in tissues.rowsOf(p.regions)}
-        for treatment in treatments:
-            if getattr(treatment, "region", None) and treatment.region not in present:
-                return _(
-                    "A treatment names the region '{name}': choose the segmentation that holds it under Regions."
-                ).format(name=treatment.region)
-        if not p.forecastName.strip():
-            return _("Give the forecast a name.")
-        return ""
-
-    def _late(self):
-        """A sentence about treatments beyond the horizon; "" without one."""
-        treatments = choices.treatments_of(self._parameterNode.treatments)
-        last = max((t.event_days()[-1] for t in treatments), default=0.0)
-        if last <= self.days()[-1]:
-            return ""
-        return _(
-            "A treatment goes on until day {day}, after the last day of the forecast: "
-            "extend the horizon, or use the preset again."
-        ).format(day=format(last, "g"))
-
-    def updateApply(self):
-        button = self.ui.applyButton
-        if self.logic.running:
-            button.setText(_("Cancel"))
-            button.setToolTip(_("End the computation; the scene stays as it is."))
-            button.setEnabled(True)
-            return
-        missing = self.missing()
-        button.setText(_("Apply"))
-        button.setEnabled(not missing)
-        button.setToolTip(missing or _("Run the forecast in the background."))
-
-    def onRoleChosen(self, segmentID, role):
-        roles = json.loads(self._parameterNode.roles)
-        roles[segmentID] = role
-        self._parameterNode.roles = json.dumps(roles)
-
-    def onFill(self):
-        numbering = self.ui.numberingComboBox.itemData(self.ui.numberingComboBox.currentIndex) or None
-        roles = json.loads(self._parameterNode.roles)
-        for row in tissues.rowsOf(self._parameterNode.segmentation):
-            roles[row.id] = choices.guessed_role(row, numbering)
-        self._parameterNode.roles = json.dumps(roles)
-
-    def onTreatmentsEdited(self, treatments):
-        self._parameterNode.treatments = choices.treatments_text(treatments)
-
-    def onUseRegime(self):
-        name = self.ui.regimeComboBox.itemData(self.ui.regimeComboBox.currentIndex)
-        treatments = presets.regime(name, self.days()[-1], self.ui.regimeStartSpinBox.value)
-        self._parameterNode.treatments = choices.treatments_text(treatments)
-
-    def onGrowthChosen(self, index):
-        if self._parameterNode is not None and not self._updating and index >= 0:
-            self._parameterNode.growthLaw = self.ui.growthComboBox.itemData(index)
-
-    def onDeviceChosen(self, index):
-        if self._parameterNode is not None and not self._updating:
-            self._parameterNode.device = self.ui.deviceComboBox.itemData(index)
-
-    def onDaysChosen(self):
-        """The user set the days, so those of a plan file are given up."""
-        p = self._parameterNode
-        if p is None or self._updating or not p.loadedDays:
-            return
-        chosen = [self.ui.horizonSlider.value, self.ui.intervalSpinBox.value]
-        if chosen != json.loads(p.loadedDays)["shown"]:
-            # The values first: what the node holds is written back into the controls.
-            p.horizonDays, p.intervalDays = chosen
-            p.loadedDays = ""
-
-    # The plan's file
-
-    def plan(self):
-        """(Plan, segment ID -> tissue index) of what is chosen; raises PlanError."""
-        p = self._parameterNode
-        return choices.plan(
-            tissues.rowsOf(p.segmentation), json.loads(p.roles), choices.treatments_of(p.treatments), self.days(),
-            p.growthLaw or presets.DEFAULT_GROWTH, p.infiltration, p.massEffect,
-            Plan.from_json(p.loadedPlan) if p.loadedPlan else None)
-
-    def onLoadPlan(self):
-        path = qt.QFileDialog.getOpenFileName(self.parent, _("Load plan"), "", _("Plan") + " (*.json)")
-        path = path[0] if isinstance(path, tuple) else path
-        if path:
-            self.loadPlan(path)
-
-    def onSavePlan(self):
-        path = qt.QFileDialog.getSaveFileName(self.parent, _("Save plan"), "plan.json", _("Plan") + " (*.json)")
-        path = path[0] if isinstance(path, tuple) else path
-        if path:
-            self.savePlan(path)
-
-    def savePlan(self, path):
-        """Writes what is chosen; says why when it cannot."""
-        try:
-            text = self.plan()[0].to_json()
-            with open(path, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-        except (ValueError, OSError) as error:
-            return self.say(_("The plan was not saved: {why}").format(why=error))
-        self.say(_("The plan was saved."))
-
-    def loadPlan(self, path):
-        """Takes treatments, days and numbers over from a plan file; says why when it cannot."""
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-            plan = Plan.from_json(text)
-        except (ValueError, OSError) as error:
-            return self.say(_("The plan was not loaded: {why}").format(why=error))
-        p = self._parameterNode
-        roles = json.loads(p.roles)
-        named = {t.name.casefold(): t.role for t in plan.anatomy.tissues}
-        for row in tissues.rowsOf(p.segmentation):
-            roles[row.id] = named.get(row.name.casefold(), roles.get(row.id, ""))
-        regular = choices.regular(plan.days)
-        most = self.ui.horizonSlider.maximum, self.ui.intervalSpinBox.maximum
-        fits = regular is not None and all(v <= m and float(v).is_integer() for v, m in zip(regular, most))
-        p.loadedPlan, p.growthLaw = text, choices.FROM_PLAN
-        p.treatments, p.roles = choices.treatments_text(plan.treatments), json.dumps(roles)
-        p.massEffect, p.infiltration = plan.mass_effect, plan.infiltration_mm > 0
-        if fits:
-            p.loadedDays = ""
-            p.horizonDays, p.intervalDays = regular
-        else:
-            p.loadedDays = ""
-            p.horizonDays = min(max(round(plan.days[-1]), 1), self.ui.horizonSlider.maximum)
-            p.loadedDays = json.dumps({"days": list(plan.days), "shown": [p.horizonDays, p.intervalDays]})
-        self.say(_("The plan was loaded."))
-
-    # The run
-
-    def say(self, text):
-        self.ui.statusLabel.setText(text)
-        if text:
-            logging.info(text)
-
-    def onApply(self):
-        if self.logic.running:
-            self.logic.cancel(_("Cancelled; the scene is as it was."))
-            return
-        missing = self.missing()
-        if missing:
-            return self.say(missing)
-        p = self._parameterNode
-        try:
-            why = self.logic.ensureDependencies()
-            if why:
-                return self.say(why)
-            plan, assignment = self.plan()
-            self.ui.logTextEdit.setPlainText("")
-            self.logic.forecast(
-                p.segmentation, plan, reference=p.reference, assignment=assignment, regions=self._regions(plan),
-                doses=self._doses(plan), name=p.forecastName.strip(), probabilities=p.probabilities, device=p.device,
-                progress=self.onProgress, completed=self.onCompleted)
-        except ValueError as error:
-            return self.say(str(error))
-        self.onStarted()
-
-    def onStarted(self):
-        self.say(_("Starting..."))
-        self.ui.progressBar.setValue(0)
-        self.ui.progressBar.setVisible(True)
-        self.updateApply()
-
-    def _regions(self, plan):
-        node = self._parameterNode.regions
-        ids = {row.name: row.id for row in tissues.rowsOf(node)}
-        names = {t.region for t in plan.treatments if getattr(t, "region", None)}
-        return {name: (node, ids[name]) for name in names}
-
-    def _doses(self, plan):
-        return {t.dose_map: self._parameterNode.dose for t in plan.treatments if getattr(t, "dose_map", None)}
-
-    def onProgress(self, fraction, text, lines):
-        self.ui.progressBar.setValue(int(1000 * fraction))
-        if text:
-            self.ui.statusLabel.setText(text)
-        for line in lines:
-            self.ui.logTextEdit.appendPlainText(line)
-
-    def onCompleted(self, result, shown, message):
-        """result, shown: of the forecast, None without one; message: the sentence that the user reads."""
-        self.ui.progressBar.setVisible(False)
-        if result is not None:
-            for line in (*result.warnings, json.dumps(result.run)):
-                self.ui.logTextEdit.appendPlainText(line)
-            if result.warnings:
-                message += "\n" + "\n".join(result.warnings)
-            if shown.baseline is not None:
-                self._rate = (shown.baseline.GetID(), result.run["seconds_solving"] / float(result.days[-1]))
-        elif message:
-            self.ui.logTextEdit.appendPlainText(message)
-        self.say(message)
-        if shown is not None and self._parameterNode is not None:
-            self._parameterNode.shownForecast = shown.name
-            self.logic.bringToFront(shown)
-            self.logic.centerOnTumor(result, shown)
-            self.ui.expectedLabel.setText(self._expected(self._parameterNode))
-        self.updateResults()
-        self.updateApply()
 
 
 class AnatomyDTTest(ScriptedLoadableModuleTest):

@@ -182,6 +182,28 @@ class ctkSliderWidget(pythonqt(QtWidgets.QWidget)):
     decimals = property(lambda self: self._spin.decimals(), lambda self, v: self._spin.setDecimals(v))
 
 
+class ctkPathLineEdit(pythonqt(QtWidgets.QWidget)):
+    """A path, typed or browsed for."""
+
+    connect = connect
+    currentPathChanged = QtCore.Signal(str)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._edit = QtWidgets.QLineEdit()
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._edit, 1)
+        row.addWidget(QtWidgets.QPushButton("..."))
+        self.setFocusProxy(self._edit)
+        self._edit.textChanged.connect(self.currentPathChanged)
+
+    def setCurrentPath(self, path):
+        self._edit.setText(path)
+
+    currentPath = property(lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
+
+
 class qMRMLWidget(pythonqt(QtWidgets.QWidget)):
     connect = connect
 
@@ -339,7 +361,7 @@ class qMRMLSegmentationShow3DButton(pythonqt(QtWidgets.QPushButton)):
         return self._node
 
 
-for _class in (ctkCollapsibleButton, ctkSliderWidget):
+for _class in (ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget):
     setattr(ctk, _class.__name__, _class)
 WIDGETS = (qMRMLWidget, qMRMLNodeComboBox, qMRMLSequenceBrowserSeekWidget, qMRMLSequenceBrowserPlayWidget,
            qMRMLSegmentationShow3DButton)
@@ -349,7 +371,7 @@ class _Loader(QtUiTools.QUiLoader):
     """Builds a .ui from the classes above; properties that Qt cannot set on them are set afterwards."""
 
     def createWidget(self, className, parent=None, name=""):
-        cls = next((c for c in (*WIDGETS, ctkCollapsibleButton, ctkSliderWidget) if c.__name__ == className), None)
+        cls = next((c for c in (*WIDGETS, ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget) if c.__name__ == className), None)
         widget = (cls or getattr(qt, className))(parent)
         widget.setObjectName(name)
         self.made.append(widget)
@@ -369,7 +391,9 @@ def load_ui(path):
                 value = item[0]
                 kinds = {"bool": lambda v: v.text == "true", "number": lambda v: int(v.text), "double": lambda v: float(v.text),
                          "string": lambda v: v.text, "stringlist": lambda v: [s.text for s in v]}
-                if value.tag in kinds and item.get("name") != "toolTip":
+                if value.tag in ("enum", "set"):
+                    element.remove(item)
+                elif value.tag in kinds and item.get("name") != "toolTip":
                     foreign.setdefault(element.get("name"), []).append((item.get("name"), kinds[value.tag](value)))
                     element.remove(item)
     customs = root.find("customwidgets")
@@ -405,26 +429,34 @@ def parameterNodeWrapper(cls):
 
     class Wrapped:
         def __init__(self, node):
-            self.__dict__["node"] = node
+            self.__dict__["parameterNode"] = node
             for name, kind in fields.items():
                 if not _is_node(kind) and not node.GetParameter(name):
-                    setattr(self, name, getattr(cls, name))
+                    setattr(self, name, getattr(cls, name, []))
 
         def __getattr__(self, name):
             if name not in fields:
-                return getattr(self.node, name)
+                return getattr(self.parameterNode, name)
             if _is_node(fields[name]):
-                return self.node.GetNodeReference(name)
-            text = self.node.GetParameter(name)
-            return json.loads(text)
+                return self.parameterNode.GetNodeReference(name)
+            value = json.loads(self.parameterNode.GetParameter(name))
+            if _is_list_of_nodes(fields[name]):
+                return [self.parameterNode.GetNodeReference(f"{name}.{i}") for i in range(value)]
+            return value
 
         def __setattr__(self, name, value):
             kind = fields[name]
             if _is_node(kind):
-                self.node.SetNodeReferenceID(name, value.GetID() if value is not None else None)
+                self.parameterNode.SetNodeReferenceID(name, value.GetID() if value is not None else None)
+            elif _is_list_of_nodes(kind):
+                with slicer.util.NodeModify(self.parameterNode):
+                    for i, node in enumerate(value):
+                        self.parameterNode.SetNodeReferenceID(f"{name}.{i}", node.GetID() if node is not None else None)
+                    self.parameterNode.SetParameter(name, json.dumps(len(value)))
             else:
+                kind = typing.get_origin(kind) or kind
                 assert isinstance(value, (kind, int) if kind is float else kind), (name, value)
-                self.node.SetParameter(name, json.dumps(kind(value)))
+                self.parameterNode.SetParameter(name, json.dumps(kind(value)))
 
         def connectGui(self, ui):
             connected = []
@@ -433,13 +465,13 @@ def parameterNodeWrapper(cls):
                 if name:
                     connected.append(_Connection(self, widget, name))
             update = lambda *ignored: [c.fromNode() for c in connected]
-            tag = self.node.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
+            tag = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
             update()
             return tag, connected
 
         def disconnectGui(self, handle):
             tag, connected = handle
-            self.node.RemoveObserver(tag)
+            self.parameterNode.RemoveObserver(tag)
             for connection in connected:
                 connection.live = False
 
@@ -449,6 +481,10 @@ def parameterNodeWrapper(cls):
 
 def _is_node(kind):
     return isinstance(kind, type) and issubclass(kind, slicer.vtkMRMLNode)
+
+
+def _is_list_of_nodes(kind):
+    return typing.get_origin(kind) is list and _is_node(typing.get_args(kind)[0])
 
 
 class _Connection:
@@ -564,7 +600,8 @@ class Host:
 
     def __init__(self):
         self.application = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
-        self.declined = []
+        self._settings_folder = QtCore.QTemporaryDir()
+        self.settings = QtCore.QSettings(self._settings_folder.filePath("Slicer.ini"), QtCore.QSettings.IniFormat)
         self._install()
         self.module = importlib.import_module("AnatomyDT")
         self.panel = qMRMLWidget()
@@ -608,6 +645,7 @@ class Host:
         slicer.app = types.SimpleNamespace(
             processEvents=self.process, connect=lambda signal, function: self.startup.append(function),
             layoutManager=lambda: None, testingEnabled=lambda: True, applicationLogic=lambda: None,
+            userSettings=lambda: self.settings,
         )
         for widget in WIDGETS:
             setattr(slicer, widget.__name__, widget)

@@ -585,8 +585,9 @@ def test_a_forecast_is_compared_with_a_follow_up(host):
     assert not ui.scoreButton.enabled
     follow_up = add_segmentation(name="Later", radius=6.0)
     ui.segmentationSelector.setCurrentNode(slicer.util.getNode("Patient"))
-    ui.followUpSelector.setCurrentNode(follow_up)
-    ui.followUpDaySpinBox.setValue(0)
+    ui.addFollowUpButton.click()
+    assert ui.followUpTable.cellWidget(0, 0).currentNode() is follow_up
+    ui.followUpTable.cellWidget(0, 1).setValue(1)
     assert ui.scoreButton.enabled
     ui.scoreButton.click()
     assert ui.applyButton.text == "Cancel"

@@ -14,10 +14,15 @@ class AnatomyDTParameterNode:
     loadedPlan: the JSON of a plan file whose numbers are used when growthLaw is "plan"
     loadedDays: JSON, the reported days of a plan file where horizon and interval cannot express them, and what
         these two show instead
+    followUps, followUpDays: row by row, a node None where none is chosen yet; followUp: the one to compare with
+    model: "mechanistic", "weights" (with weightsFile) or "twin" (with twinFile)
     """
 
     segmentation: vtkMRMLSegmentationNode
     reference: vtkMRMLScalarVolumeNode
+    followUps: list[vtkMRMLSegmentationNode]
+    followUpDays: list[float]
+    followUp: vtkMRMLSegmentationNode
     regions: vtkMRMLSegmentationNode
     dose: vtkMRMLScalarVolumeNode
     roles: str = "{}"
@@ -25,6 +30,9 @@ class AnatomyDTParameterNode:
     forecastName: str = "Forecast"
     horizonDays: Annotated[float, WithinRange(1, 1825)] = 90
     intervalDays: Annotated[float, WithinRange(1, 365)] = 10
+    model: str = "mechanistic"
+    weightsFile: str = ""
+    twinFile: str = ""
     growthLaw: str = ""
     device: str = "auto"
     massEffect: Annotated[float, WithinRange(0, 1)] = 0
@@ -33,5 +41,3 @@ class AnatomyDTParameterNode:
     loadedPlan: str = ""
     loadedDays: str = ""
     shownForecast: str = ""
-    followUp: vtkMRMLSegmentationNode
-    followUpDay: Annotated[float, WithinRange(0, 3650)] = 90

@@ -34,7 +34,7 @@ class Results:
             widget.setEnabled(shown is not None)
         self.ui.outlineSlider.setEnabled(shown is not None and shown.baseline is not None)
         self.ui.overlayCheckBox.setEnabled(shown is not None and shown.probability_proxy is not None)
-        self.ui.scoreButton.setEnabled(shown is not None and self._parameterNode.followUp is not None)
+        self.ui.scoreButton.setEnabled(shown is not None and self.comparedFollowUp() is not None)
         several = len(found) > 1
         for button in (self.ui.compareButton, self.ui.sideBySideButton):
             button.setEnabled(several)
@@ -87,12 +87,11 @@ class Results:
         """Compares the chosen forecast with the follow-up, in the background."""
         if self.logic.running:
             return
-        p = self._parameterNode
         try:
             why = self.logic.ensureScoringPackages()
             if why:
                 return self.say(why)
-            self.logic.score(self.shown(), p.followUp, p.followUpDay, progress=self.onProgress, completed=self.onScored)
+            self.logic.score(self.shown(), *self.comparedFollowUp(), progress=self.onProgress, completed=self.onScored)
         except ValueError as error:
             return self.say(str(error))
         self.onStarted()

@@ -12,6 +12,14 @@ def regimeTexts():
     ]
 
 
+def modelTexts():
+    """(text, name) of what can forecast."""
+    return [
+        (_("Equation, numbers of the literature"), "mechanistic"), (_("Equation and trained network"), "weights"),
+        (_("Calibrated twin"), "twin"),
+    ]
+
+
 def growthText(law):
     texts = {
         "hathout-high": _("Fast (Hathout 2016, high)"), "hathout-low": _("Slow (Hathout 2016, low)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import qt
 import slicer
 import vtk
@@ -9,8 +10,10 @@ from slicer.i18n import tr as _
 
 from AnatomyDTLib.labelling import NUMBERINGS
 from AnatomyDTLib.plan import ROLES
+from AnatomyDTLib.scene.geometry import voxels
+from AnatomyDTLib.scene.segmentation import LABELMAP
 
-from . import choices
+from . import choices, cost
 
 
 def numberings():
@@ -47,6 +50,49 @@ def rowsOf(segmentationNode):
         rows.append(choices.SegmentRow(
             segmentID, segment.GetName(), tuple(segment.GetColor()), terminology, segment.GetLabelValue()))
     return rows
+
+
+# What sizeOf found for the last question: the panel asks at every change.
+_measured: dict = {}
+
+
+def sizeOf(segmentationNode, reference, tumorIDs):
+    """cost.Size of a forecast of these nodes, by a look at the tumor's voxels; None where that tells nothing."""
+    if segmentationNode is None or segmentationNode.GetSegmentation() is None:
+        return None
+    segmentation = segmentationNode.GetSegmentation()
+    images = {i: segmentation.GetSegment(i).GetRepresentation(LABELMAP) for i in segmentation.GetSegmentIDs()}
+    images = {i: image for i, image in images.items() if image is not None and not image.IsEmpty()}
+    times = tuple((i, image.GetMTime()) for i, image in images.items())
+    key = (segmentationNode.GetID(), reference and (reference.GetID(), reference.GetMTime()), tuple(tumorIDs), times)
+    if key not in _measured:
+        _measured.clear()
+        _measured[key] = _size(segmentation, images, reference, tumorIDs)
+    return _measured[key]
+
+
+def _size(segmentation, images, reference, tumorIDs):
+    tumors = [(images[i], segmentation.GetSegment(i).GetLabelValue()) for i in tumorIDs if i in images]
+    if not tumors:
+        return None
+    image = next(iter(images.values()))
+    if reference is not None and reference.GetImageData() is not None:
+        shape, spacing = reference.GetImageData().GetDimensions(), reference.GetSpacing()
+    else:
+        extents = np.array([one.GetExtent() for one in images.values()])
+        shape = extents[:, 1::2].max(0) - extents[:, ::2].min(0) + 1
+        spacing = image.GetSpacing()
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for one, value in tumors:
+        there = voxels(one) == value
+        if there.any():
+            for axis in range(3):
+                hits = np.flatnonzero(there.any(tuple(a for a in range(3) if a != axis))) + one.GetExtent()[4 - 2 * axis]
+                low[axis], high[axis] = min(low[axis], hits[0]), max(high[axis], hits[-1] + 1)
+    if not np.isfinite(low).all():
+        return None
+    tumor = (high - low) * image.GetSpacing()[::-1]
+    return cost.Size(tuple(int(n) for n in shape[::-1]), tuple(spacing[::-1]), tuple(float(mm) for mm in tumor))
 
 
 class TissueTable:

@@ -1,0 +1,99 @@
+"""The files of a model: weights of a growth network, and calibrated twins. No Qt, no scene, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+
+from AnatomyDTLib import labelling, presets
+from AnatomyDTLib.plan import Anatomy, Plan, PlanError
+
+MECHANISTIC, WEIGHTS, TWIN = "mechanistic", "weights", "twin"
+# A safetensors file begins with the length of its header: eight bytes, little endian. No header of ours is larger.
+LONGEST_HEADER = 1 << 20
+FORMAT_PREFIX = "anatomydt-"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a weights file was trained for: tissue names in the order of the state, number of images."""
+
+    tissues: tuple[str, ...]
+    images: int
+
+
+def weights_of(path: str) -> Weights:
+    """Reads the header of a weights file (safetensors), which needs no torch; raises PlanError with one sentence."""
+    name = os.path.basename(path)
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 2 <= length <= LONGEST_HEADER else {}
+        told = header.get("__metadata__", {})
+        if not str(told.get("format", "")).startswith(FORMAT_PREFIX):
+            raise PlanError(f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another")
+        config = json.loads(told["config"])
+        tissues = config["classes"]
+        if not isinstance(tissues, list) or not all(isinstance(t, str) for t in tissues):
+            raise TypeError
+        return Weights(tuple(tissues), int(config.get("images", 0)))
+    except PlanError:
+        raise
+    except OSError as error:
+        raise PlanError(f"the weights file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise PlanError(f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another") from None
+
+
+def twin_plan_of(path: str) -> Plan:
+    """The plan of a calibrated twin's file: its tissues carry the numbers of the patient. Raises PlanError."""
+    name = os.path.basename(path)
+    try:
+        from AnatomyDTLib.calibration import twin
+    except ModuleNotFoundError:
+        raise PlanError("this version of AnatomyDT reads no calibrated twins; choose another model") from None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return twin.Twin.from_json(file.read()).plan
+    except OSError as error:
+        raise PlanError(f"the twin file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise PlanError(f"the file '{name}' is not a calibrated twin: {error}") from None
+
+
+def fitted(plan: Plan, index: dict[str, int], trained: tuple[str, ...]) -> tuple[Plan, dict[str, int]]:
+    """The plan with its tissues in the names and the order that weights were trained for, and the index that goes with it.
+
+    index: segment ID -> tissue index; a tissue that the segmentation lacks (a cavity, treated tumor) is added, empty
+    Raises PlanError when the plan has a tissue that the weights do not know.
+    """
+    place = {name.casefold(): k for k, name in enumerate(trained)}
+    tissues = plan.anatomy.tissues
+    unknown = [t.name for k, t in enumerate(tissues) if t.name.casefold() not in place and k]
+    if tissues[0].role == labelling.role_of_name(trained[0]):
+        place[tissues[0].name.casefold()] = 0
+    elif place.get(tissues[0].name.casefold()) != 0:
+        unknown.insert(0, tissues[0].name)
+    if unknown:
+        raise PlanError(
+            f"the weights were trained for the tissues {', '.join(trained)}, not for {', '.join(unknown)}; "
+            "rename the segments, or choose another model"
+        )
+    order = {place[t.name.casefold()]: t for t in tissues}
+    new_name = {t.name: trained[k] for k, t in order.items()}
+    made = []
+    for k, name in enumerate(trained):
+        if k in order:
+            dies_to = order[k].dies_to
+            made.append(dataclasses.replace(order[k], name=name, dies_to=new_name[dies_to] if dies_to else None))
+            continue
+        role = labelling.role_of_name(name)
+        if role is None:
+            raise PlanError(f"the weights were trained for the tissue '{name}', which the segmentation lacks; choose another model")
+        made.append(presets.tissue(name, role))
+    chi = tuple(
+        dataclasses.replace(c, tissue=new_name[c.tissue], along=new_name[c.along]) for c in plan.anatomy.cross_diffusion)
+    moved = {segment: place[tissues[k].name.casefold()] for segment, k in index.items()}
+    return dataclasses.replace(plan, anatomy=Anatomy(tuple(made), chi)), moved
