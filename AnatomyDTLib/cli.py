@@ -66,6 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", metavar="FILE", help="where to write it (default: the terminal)")
     verb.set_defaults(run=_plan)
 
+    verb = verbs.add_parser("compare", help="compare plans for one patient", description="Compare plans for one patient and write the results to a folder.")
+    verb.add_argument("segmentation", metavar="SEGMENTATION", help=files)
+    verb.add_argument("--plans", metavar="PLAN.json", nargs="+", required=True, help="plans to compare; the maps show how each differs from the first")
+    verb.add_argument("--twin", metavar="TWIN.json", help="this patient's calibrated parameters; without it the plans' own, and no uncertainty")
+    verb.add_argument("--members", type=int, metavar="N", help="draws of the twin's parameters (default: 20)")
+    verb.add_argument("--seed", type=int, metavar="N", help="of the draws (default: 0)")
+    verb.add_argument("--out", metavar="DIR", required=True, help="folder for the results")
+    labels(verb)
+    verb.add_argument("--progression-factor", type=float, metavar="F", help="progression is F times the smallest volume (default: 2)")
+    verb.add_argument("--measurable-ml", type=float, metavar="ML", help="smallest volume or new focus that counts as progression (default: 0.52)")
+    verb.add_argument("--recurrence", metavar="FILE", help="a follow-up's segmentation: how much of its tumor radiotherapy margins cover")
+    verb.add_argument("--recurrence-labels", metavar="NAME_OR_FILE", help="what its label values mean (default: as --labels)")
+    verb.add_argument("--recurrence-day", type=float, metavar="DAY", help="day of the follow-up, one that a plan reports (default: the last)")
+    verb.add_argument("--margin-mm", type=float, metavar="MM", help="uniform margin around the tumor (default: 15)")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.set_defaults(run=_compare)
+
     verb = verbs.add_parser("bench", help="measure speed and accuracy", description="Measure speed and accuracy on the reference problems.")
     verb.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     verb.set_defaults(run=_bench)
@@ -102,7 +119,7 @@ def main(argv=None) -> int:
 def _user_errors() -> tuple:
     """The classes whose text is written for the user, of the modules that this run has loaded."""
     classes = [PlanError]
-    for module, name in (("engine", "ForecastError"), ("volumes", "VolumeError")):
+    for module, name in (("engine", "ForecastError"), ("volumes", "VolumeError"), ("calibration.parameters", "CalibrationError")):
         loaded = sys.modules.get(f"{__package__}.{module}")
         classes += [getattr(loaded, name)] if loaded else []
     return tuple(classes)
@@ -173,6 +190,19 @@ def _bench(arguments) -> None:
     if arguments.json and not os.path.isdir(os.path.dirname(arguments.json) or "."):
         raise PlanError(f"there is no folder for {arguments.json}")
     bench.main(["--json", arguments.json] if arguments.json else [])
+
+
+def _compare(arguments) -> None:
+    from . import compare_cli
+
+    progress = _Progress()
+    try:
+        text, warnings, files = compare_cli.run(arguments, progress)
+    finally:
+        progress.close()
+    _say_warnings(warnings)
+    print(text)
+    print(f"wrote {len(files)} files to {arguments.out}, among them comparison.md and comparison.png")
 
 
 def _forecast(arguments) -> None:

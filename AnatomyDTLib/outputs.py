@@ -130,7 +130,7 @@ def _move_in(staging: Path, out: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=".former-", dir=out))
     new, replaced, placed = sorted(path.name for path in staging.iterdir()), [], []
     try:
-        for name in sorted({*new, *_former_days(out)}):
+        for name in sorted({*new, *_former_volumes(out)}):
             if (out / name).is_dir():
                 raise IsADirectoryError(0, f"{name} is a folder there")
             if (out / name).exists():
@@ -149,8 +149,8 @@ def _move_in(staging: Path, out: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _former_days(out: Path) -> list[str]:
-    """The day files that an earlier run lists in its run.json: they go, lest two forecasts mix in one folder."""
+def _former_volumes(out: Path) -> list[str]:
+    """The volumes that an earlier run lists in its run.json: they go, lest two results mix in one folder."""
     try:
         files = json.loads((out / "run.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -158,7 +158,7 @@ def _former_days(out: Path) -> list[str]:
     return [
         name for name in (files if isinstance(files, list) else ())
         if isinstance(name, str) and name == os.path.basename(name)
-        and name.startswith(("day_", "probability_")) and name.endswith(".nrrd")
+        and name.startswith(("day_", "probability_", "difference_", "margin_")) and name.endswith(".nrrd")
     ]
 
 

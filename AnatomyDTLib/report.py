@@ -56,7 +56,7 @@ class _View:
 
     def __init__(self, forecast, geometry=None):
         self.anatomy = forecast.plan.anatomy
-        self.labels, spacing = _oriented(forecast, geometry)
+        self.labels, spacing = oriented(forecast.labels, forecast.spacing_mm, geometry)
         tumor = np.isin(self.labels, self.anatomy.tumors)
         shown = tumor if tumor.any() else self.labels > 0
         area = shown.sum(axis=0, dtype=np.float64)
@@ -119,19 +119,21 @@ def _between(voxels: int, pixels: int, sigma: float):
     return csr_array((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def _oriented(forecast, geometry) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """(labels (T, S, P, L), spacing) with axes towards superior, posterior and left, as near as the voxel grid allows."""
-    labels = forecast.labels
-    spacing = tuple(forecast.spacing_mm)
-    if labels.ndim == 3:
-        labels, spacing = labels[:, None], (1.0,) + spacing
+def oriented(frames, spacing_mm, geometry) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """(frames (T, S, P, L), spacing) with axes towards superior, posterior and left, as near as the voxel grid allows.
+
+    frames: (T, *S) in the voxel order of `geometry`, None where that is not known
+    """
+    spacing = tuple(spacing_mm)
+    if frames.ndim == 3:
+        frames, spacing = frames[:, None], (1.0,) + spacing
     if geometry is None:
-        return labels, spacing
+        return frames, spacing
     toward = geometry.steps_mm[:, ::-1] / np.linalg.norm(geometry.steps_mm, axis=1, keepdims=True)     # columns S, P, L
     order = max(itertools.permutations(range(3)), key=lambda o: sum(abs(toward[o[a], a]) for a in range(3)))
-    labels = labels.transpose(0, *(o + 1 for o in order))
+    frames = frames.transpose(0, *(o + 1 for o in order))
     flips = tuple(slice(None, None, -1 if toward[o, a] < 0 else 1) for a, o in enumerate(order))
-    return labels[(slice(None), *flips)], tuple(spacing[o] for o in order)
+    return frames[(slice(None), *flips)], tuple(spacing[o] for o in order)
 
 
 def _chosen(days, most: int) -> list[int]:
@@ -182,10 +184,11 @@ def picture(forecast, geometry=None) -> bytes:
         _curves(figure, forecast, [0.62 / total_width, bottom], (total_width - 1.7) / 2 / total_width, high, total_width)
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    return _small_png(stream.getvalue())
+    return small_png(stream.getvalue())
 
 
-def _small_png(data: bytes) -> bytes:
+def small_png(data: bytes) -> bytes:
+    """The picture with 256 colours, a fraction of the size."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(data)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
@@ -199,10 +202,11 @@ def _headline(figure, forecast, total) -> None:
     last = float(forecast.days[-1])
     figure.text(0.5, 1 - 0.28 / total, f"Tumor forecast: {volume[0]:.1f} mL now, {volume[-1]:.1f} mL on day {last:g}",
                 ha="center", va="center", fontsize=14, fontweight="bold")
-    figure.text(0.5, 1 - 0.54 / total, _treatment_words(forecast.plan), ha="center", va="center", fontsize=9.5, color="#5a616b")
+    figure.text(0.5, 1 - 0.54 / total, treatment_words(forecast.plan), ha="center", va="center", fontsize=9.5, color="#5a616b")
 
 
-def _treatment_words(plan) -> str:
+def treatment_words(plan) -> str:
+    """What a plan gives, in one line."""
     words = []
     for t in plan.treatments:
         if isinstance(t, Surgery):

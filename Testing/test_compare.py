@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_cli import head, run, saved
 
-from AnatomyDTLib import presets, volumes
+from AnatomyDTLib import cli, presets, volumes
 from AnatomyDTLib.calibration.compare import Candidate, compare, preference, wilson_interval
 from AnatomyDTLib.calibration.doses import tissue_doses, total_dose
 from AnatomyDTLib.calibration.progression import MEASURABLE_ML, Progression, new_focus, time_to_progression
@@ -108,3 +108,168 @@ def test_wilsons_interval():
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson_interval(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
     assert wilson_interval(0.0, 20)[0] == 0.0 and wilson_interval(1.0, 20)[1] == 1.0
+
+
+# ---- plans over an ensemble
+
+
+def candidates(**plans):
+    return [Candidate(name, p, head()) for name, p in plans.items()]
+
+
+def faster(factor):
+    """A member whose tumor grows `factor` times as fast."""
+    def member(p):
+        tissues = tuple(dataclasses.replace(t, growth_per_day=t.growth_per_day * factor) for t in p.anatomy.tissues)
+        return dataclasses.replace(p, anatomy=dataclasses.replace(p.anatomy, tissues=tissues))
+    return member
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    treated = plan(Radiotherapy(3, 8, 2.0), days=(21.0, 42.0))
+    return compare(candidates(none=plan(days=(42.0,)), treated=treated), SPACING, [faster(f) for f in (0.0, 0.5, 1.0)])
+
+
+def test_every_plan_is_run_to_the_last_day_of_any_in_every_member(comparison):
+    for outcome in comparison.outcomes:
+        assert outcome.days[0] == 0 and outcome.days[-1] == 42 and outcome.reported == (21.0, 42.0)
+        assert np.diff(outcome.days).max() <= 7.0 and outcome.tumor_ml.shape == (3, len(outcome.days))
+        assert np.allclose(outcome.volume_ml.sum(axis=2), head().size * 6.75 / 1000)
+        assert np.allclose(outcome.tumor_ml[:, 0], (head() == 5).sum() * 6.75 / 1000)
+        assert outcome.probability.shape == (2, *head().shape) and 0 <= outcome.probability.min() <= outcome.probability.max() <= 1
+
+
+def test_members_and_days_are_those_of_single_forecasts(comparison):
+    from AnatomyDTLib.engine import forecast
+
+    for outcome in comparison.outcomes:
+        alone = [forecast(head(), SPACING, faster(f)(dataclasses.replace(outcome.plan, days=tuple(outcome.days[1:]))), device="cpu", probabilities=True)
+                 for f in (0.0, 0.5, 1.0)]
+        assert np.array_equal(outcome.volume_ml, np.stack([f.volume_ml for f in alone]))
+        assert np.allclose(outcome.cells_ml, np.stack([f.tumor_cells_ml for f in alone]))
+        mean = np.mean([f.tumor_probability[-1].astype(np.float32) for f in alone], axis=0)
+        assert np.abs(outcome.probability[-1] - mean).max() < 1e-3
+
+
+def test_treatment_wins_where_the_tumor_grows_and_the_difference_says_where(comparison):
+    found = {(p.better, p.worse, p.measure): p for p in comparison.preferences}
+    assert len(found) == 6
+    fewer = found["treated", "none", "cells"]
+    assert (fewer.wins, fewer.ties, fewer.probability) == (3, 0, 1.0) and fewer.low == pytest.approx(wilson_interval(1.0, 3)[0])
+    assert found["none", "treated", "cells"].probability == 0.0
+    difference = comparison.difference("treated", "none", 42.0)
+    assert difference.max() <= 1e-6 and difference.min() < -0.3
+    assert np.array_equal(difference, -comparison.difference("none", "treated", 42.0))
+    untreated = comparison.outcomes[0]
+    assert untreated.progressed_by == ("", "", "volume") and untreated.progression_day[0] == 42.0
+    assert untreated.progression_quantile(0.2) == untreated.progression_day[2] < 42 and untreated.progression_quantile(0.5) == math.inf
+
+
+def test_a_plan_against_itself_is_a_tie():
+    same = compare(candidates(a=plan(), b=plan()), SPACING, [faster(1.0), faster(2.0)])
+    assert {(p.wins, p.ties, p.probability) for p in same.preferences} == {(0, 2, 0.5)}
+    one = compare(candidates(a=plan(), b=plan()), SPACING, [faster(1.0)])
+    assert all(math.isnan(p.low) and math.isnan(p.high) for p in one.preferences)
+    assert preference(one.outcomes[0], same.outcomes[0].__class__(**{**one.outcomes[1].__dict__, "cells_ml": one.outcomes[1].cells_ml + 1}), "cells").wins == 1
+
+
+def test_a_comparison_can_be_stopped():
+    with pytest.raises(InterruptedError):
+        compare(candidates(a=plan()), SPACING, [faster(1.0)], cancelled=lambda: True)
+
+
+# ---- the verb
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("patient") / "patient.nii.gz", head())
+
+
+@pytest.fixture(scope="module")
+def compared(patient, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    for regime in ("none", "stupp"):
+        run("plan", "--preset", regime, "--days", 14, 28, "--out", folder / f"{regime}.json")
+    later = head()
+    later[4:7, 13:18, 9:14] = 5
+    saved(folder / "later.nii.gz", later)
+    done = run("compare", patient, "--plans", folder / "none.json", folder / "stupp.json", "--out", folder / "out", "--device", "cpu",
+               "--recurrence", folder / "later.nii.gz", "--margin-mm", 4)
+    return folder, done
+
+
+def test_everything_is_written_and_named(compared):
+    folder, done = compared
+    names = {"volumes.csv", "comparison.md", "comparison.png", "run.json", "margin_uniform.nrrd", "margin_none.nrrd", "margin_stupp.nrrd"}
+    names |= {f"probability_{p}_{d}.nrrd" for p in ("none", "stupp") for d in ("0014", "0028")}
+    names |= {f"difference_stupp_less_none_{d}.nrrd" for d in ("0014", "0028")}
+    assert {p.name for p in (folder / "out").iterdir()} == names
+    record = json.loads((folder / "out" / "run.json").read_text())
+    assert record["files"] == sorted(names) and len(record["inputs"]) == 4
+    assert "no twin was given" in done.stdout and "no uncertainty" in done.stdout
+    assert "100 %" in done.stderr and "warning" not in done.stderr
+    for table in ("progression, day", "P(later progression)", "D95 Gy", "most probable voxels"):
+        assert table in (folder / "out" / "comparison.md").read_text()
+
+
+def test_tables_record_and_maps_agree(compared):
+    folder, _ = compared
+    record = json.loads((folder / "out" / "run.json").read_text())
+    rows = list(csv.DictReader((folder / "out" / "volumes.csv").open()))
+    for entry in record["plans"]:
+        total = [float(r["median (mL)"]) for r in rows if r["plan"] == entry["name"] and r["what"] == "tumor total"]
+        assert total == pytest.approx([v["median"] for v in entry["tumor_ml"]], abs=1e-4)
+    assert {d["tissue"]: d["mean_gy"] for d in record["plans"][1]["doses"]}["Tumor"] == 42.0      # day 28 is the 21st weekday
+    one, other, difference = (volumes.read(folder / "out" / f"{n}_0028.nrrd").array for n in ("probability_stupp", "probability_none", "difference_stupp_less_none"))
+    assert np.allclose(one - other, difference, atol=1e-6)
+    uniform, probable = (volumes.read(folder / "out" / f"margin_{n}.nrrd").array for n in ("uniform", "none"))
+    assert uniform.sum() == probable.sum() > (head() == 5).sum()
+    later = volumes.read_labels(folder / "later.nii.gz").array == 5
+    shares = {(m["plan"], m["target"]): m["covered"] for m in record["margins"]}
+    assert shares["none", "tumor + 4 mm"] == pytest.approx((uniform > 0)[later].mean(), abs=1e-4)
+    assert shares["none", "most probable voxels"] == pytest.approx((probable > 0)[later].mean(), abs=1e-4)
+
+
+def here(*arguments, code=0):
+    """The command in this process: quicker where nothing depends on a fresh one."""
+    assert cli.main([str(a) for a in arguments]) == code
+
+
+def test_a_second_comparison_leaves_no_map_of_the_first(compared, patient):
+    folder, _ = compared
+    here("compare", patient, "--plans", folder / "none.json", "--out", folder / "twice")
+    (folder / "twice" / "mine.nrrd").write_text("mine")
+    here("compare", patient, "--plans", folder / "stupp.json", "--out", folder / "twice")
+    left = {p.name for p in (folder / "twice").iterdir() if p.suffix == ".nrrd"}
+    assert left == {"mine.nrrd", "probability_stupp_0014.nrrd", "probability_stupp_0028.nrrd"}
+
+
+def test_plans_that_differ_in_the_patient_are_pointed_out(compared, patient, tmp_path, capsys):
+    folder, _ = compared
+    here("plan", "--growth", "lipkova", "--days", 14, "--out", tmp_path / "slow.json")
+    here("compare", patient, "--plans", folder / "none.json", tmp_path / "slow.json", "--out", tmp_path / "out")
+    assert "warning: plans 'none' and 'slow' differ in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--plans", "none.json", "none.json"], "two plans are named 'none'"),
+    (["--plans", "lost.json"], "lost.json cannot be read"),
+    (["--plans", "later.nii.gz"], "later.nii.gz"),
+    (["--plans", "none.json", "--twin", "lost.json"], "no twin file"),
+    (["--plans", "none.json", "--twin", "none.json"], "not a twin"),
+    (["--plans", "none.json", "--members", "5"], "--members goes with --twin"),
+    (["--plans", "none.json", "--recurrence", "lost.nii.gz"], "no follow-up file"),
+    (["--plans", "none.json", "--margin-mm", "5"], "goes with --recurrence"),
+    (["--plans", "none.json", "--recurrence", "later.nii.gz", "--recurrence-day", "20"], "no plan reports day 20"),
+    (["--plans", "none.json", "--recurrence", "later.nii.gz", "--margin-mm", "-3"], "margin must lie between"),
+    (["--plans", "none.json", "--progression-factor", "1"], "volume_factor must be above 1"),
+])
+def test_a_mistake_is_one_sentence_and_writes_nothing(compared, patient, tmp_path, capsys, arguments, words):
+    folder, _ = compared
+    given = [folder / a if a.endswith((".json", ".gz")) else a for a in arguments]
+    here("compare", patient, *given, "--out", tmp_path / "out", code=2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("error: ") and words in said[0]
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..plan import Plan
+from ..plan import Anatomy, Plan
 from .doses import TissueDose, tissue_doses
 from .progression import Progression, new_focus, time_to_progression
 
@@ -147,6 +147,31 @@ def compare(
     pairs = itertools.permutations(outcomes, 2)
     found = tuple(preference(a, b, measure) for a, b in pairs for measure in ("progression", "volume", "cells"))
     return Comparison(tuple(outcomes), found, rule, tuple(float(h) for h in spacing_mm))
+
+
+def of_patient(plan: Plan, patient: Plan) -> Plan:
+    """The treatments and days of a plan in the patient of another: tissues of the same name, cross-diffusion, tail and the rest are the patient's.
+
+    A tissue that the patient's plan lacks (what surgery or treatment leave behind) stays the plan's own. A twin's
+    parameters mean what they say only in the plan that they were fitted in.
+    """
+    own = {t.name.casefold(): t for t in patient.anatomy.tissues}
+    tissues = tuple(own.get(t.name.casefold(), t) for t in plan.anatomy.tissues)
+    names = {t.name for t in tissues}
+    # dead mass may only go to a class that this plan has
+    tissues = tuple(dataclasses.replace(t, dies_to=None) if t.dies_to is not None and t.dies_to not in names else t for t in tissues)
+    chi = tuple(c for c in patient.anatomy.cross_diffusion if c.tissue in names and c.along in names)
+    return dataclasses.replace(patient, anatomy=Anatomy(tissues, chi), treatments=plan.treatments, days=plan.days, step_days=plan.step_days)
+
+
+def paired_members(twin, plans: Sequence[Plan], n: int, seed: int = 0) -> list[Callable[[Plan], Plan]]:
+    """n draws of a twin's parameters that serve all of the plans; sensitivities that no visit has shown come from their priors.
+
+    Raises PlanError where the plans give one drug two sensitivities.
+    """
+    together = dataclasses.replace(
+        plans[0], treatments=tuple(t for plan in plans for t in plan.treatments), days=max((plan.days for plan in plans), key=lambda d: d[-1]))
+    return twin.members(n, seed, together)
 
 
 def preference(a: Outcome, b: Outcome, measure: str) -> Preference:

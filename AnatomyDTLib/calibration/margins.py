@@ -21,6 +21,7 @@ from scipy import ndimage
 from ..plan import Anatomy
 
 MARGIN_MM = 15.0
+WIDEST_MM = 200.0
 # What the margin is drawn around, and what is not brain. Edema is not part of the target (ESTRO-EANO 2023).
 TARGET_ROLES = ("tumor", "necrosis", "cavity")
 OUTSIDE_ROLES = ("background", "barrier")
@@ -82,6 +83,12 @@ def coverage(plan, recurrence) -> float:
     return np.count_nonzero(plan & recurrence) / found if found else math.nan
 
 
+def check_margin(margin_mm: float) -> None:
+    """Raises MarginError for a margin that is none."""
+    if not 0 <= margin_mm <= WIDEST_MM:
+        raise MarginError(f"the margin must lie between 0 and {WIDEST_MM:g} mm, not {margin_mm:g}")
+
+
 def compare_margins(labels, density, recurrence, anatomy: Anatomy, spacing_mm, margin_mm: float = MARGIN_MM) -> list[Coverage]:
     """The uniform margin and the forecast's plan of equal volume: [Coverage, Coverage], in this order.
 
@@ -95,8 +102,7 @@ def compare_margins(labels, density, recurrence, anatomy: Anatomy, spacing_mm, m
         raise MarginError(f"the recurrence and the forecast must have the shape of the segmentation, {labels.shape}; resample them first")
     if not np.isfinite(density).all() or np.min(density) < 0:
         raise MarginError("the forecast tumor density must be finite and at least 0")
-    if not (math.isfinite(margin_mm) and 0 <= margin_mm <= 200):
-        raise MarginError(f"the margin must lie between 0 and 200 mm, not {margin_mm:g}")
+    check_margin(margin_mm)
     target = np.isin(labels, anatomy.with_role(*TARGET_ROLES))
     if not target.any():
         target = np.isin(labels, anatomy.tumors)

@@ -1,0 +1,275 @@
+"""Tables and one figure of a comparison of plans: volumes.csv, comparison.md, comparison.png, and what run.json holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import numpy as np
+
+from .calibration.compare import BAND
+from .report import oriented, small_png, treatment_words
+
+_INK, _PALE = "#23272e", "#9aa1ab"
+# Colours that keep apart for the colour-blind (Wong 2011, Nat Methods 8:441); a plan's line style tells the rest.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_MEASURES = {
+    "progression": "later progression", "volume": "less tumor drawn on the last day", "cells": "fewer tumor cells on the last day",
+}
+
+
+def volumes_csv(comparison) -> str:
+    """One row per plan, day and tissue: median and band over the members, mL; and the part of the members that has progressed."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["plan", "day", "what", "median (mL)", f"{BAND[0]:.0%} (mL)", f"{BAND[1]:.0%} (mL)", "progressed"])
+    for outcome in comparison.outcomes:
+        tissues = outcome.plan.anatomy.tissues
+        columns = [(t.name, outcome.volume_ml[:, :, k]) for k, t in enumerate(tissues) if k]
+        columns += [("tumor total", outcome.tumor_ml), ("tumor cells at full density", outcome.cells_ml)]
+        for t, day in enumerate(outcome.days):
+            gone = f"{progressed_by(outcome, day):.4f}"
+            for name, values in columns:
+                table.writerow([outcome.name, f"{day:.6g}", name, *(f"{v:.4f}" for v in banded(values[:, t])), gone])
+    return text.getvalue()
+
+
+def banded(values) -> tuple[float, float, float]:
+    """(median, lower, upper end of the band) over the members."""
+    return tuple(float(q) for q in np.quantile(values, (0.5, *BAND)))
+
+
+def progressed_by(outcome, day: float) -> float:
+    """Part of the members that has progressed by a day."""
+    return float((outcome.progressed & (outcome.progression_day <= day)).mean())
+
+
+def record(comparison, margins=()) -> dict:
+    """The comparison as JSON holds it; a day of progression that lies beyond the horizon is null."""
+    plans = []
+    for outcome in comparison.outcomes:
+        plans.append({
+            "name": outcome.name,
+            "treatment": treatment_words(outcome.plan),
+            "days": [float(d) for d in outcome.days],
+            "tumor_ml": [dict(zip(("median", "low", "high"), map(_rounded, banded(v)))) for v in outcome.tumor_ml.T],
+            "tumor_cells_ml": [dict(zip(("median", "low", "high"), map(_rounded, banded(v)))) for v in outcome.cells_ml.T],
+            "progression": {
+                "progressed": _rounded(outcome.progressed.mean()),
+                **{name: _day(outcome.progression_quantile(q)) for name, q in (("median_day", 0.5), ("low_day", BAND[0]), ("high_day", BAND[1]))},
+                "by_new_focus": sum(why == "focus" for why in outcome.progressed_by),
+                "days": [_rounded(d) if p else None for d, p in zip(outcome.progression_day, outcome.progressed)],
+            },
+            "doses": [
+                {"tissue": d.tissue, "volume_ml": _rounded(d.volume_ml), "mean_gy": _rounded(d.mean_gy), "d95_gy": _rounded(d.d95_gy),
+                 "d2_gy": _rounded(d.d2_gy)} for d in outcome.doses
+            ],
+        })
+    return {
+        "members": comparison.members, "horizon_day": float(comparison.outcomes[0].days[-1]), "band": list(BAND),
+        "rule": {"volume_factor": comparison.rule.volume_factor, "measurable_ml": _rounded(comparison.rule.measurable_ml)},
+        "plans": plans,
+        "preferences": [
+            {"better": p.better, "worse": p.worse, "measure": p.measure, "probability": _rounded(p.probability), "wins": p.wins, "ties": p.ties,
+             "low": None if math.isnan(p.low) else _rounded(p.low), "high": None if math.isnan(p.high) else _rounded(p.high)}
+            for p in comparison.preferences
+        ],
+        "margins": [
+            {"plan": plan, "target": c.name, "volume_ml": _rounded(c.volume_ml), "covered": _rounded(c.covered),
+             "covered_new": None if math.isnan(c.covered_new) else _rounded(c.covered_new), "filled_ml": _rounded(c.filled_ml)}
+            for plan, found in margins for c in found
+        ],
+    }
+
+
+def _rounded(value) -> float:
+    return round(float(value), 5)
+
+
+def _day(day: float):
+    return None if math.isinf(day) else round(day, 3)
+
+
+def markdown(comparison, margins=(), notes=(), warnings=()) -> str:
+    """The comparison in words and tables, for a person.
+
+    margins: (plan's name, [Coverage, Coverage]) pairs
+    """
+    from .learning.evaluation import aligned
+
+    several, horizon = comparison.members > 1, float(comparison.outcomes[0].days[-1])
+    lines = ["# Plans compared", ""]
+    lines += [f"{len(comparison.outcomes)} plan{'s' if len(comparison.outcomes) > 1 else ''}, "
+              + (f"{comparison.members} draws of the parameters, the same for every plan" if several else "one set of parameters: no uncertainty is shown")
+              + f", to day {horizon:g}.", ""]
+    lines += [f"* {note}" for note in (*notes, *warnings)]
+    lines += [""] * bool(notes or warnings)
+    band = f" ({BAND[0]:.0%} to {BAND[1]:.0%})".replace("%", " %") if several else ""
+    rows = [("plan", f"tumor day {horizon:g}, mL{band}", f"tumor cells, mL{band}", f"progression, day{band}", "progressed", "treatment")]
+    for o in comparison.outcomes:
+        median, low, high = (o.progression_quantile(q) for q in (0.5, *BAND))
+        shown = _when(median, horizon) + (f" ({_when(low, horizon)} to {_when(high, horizon)})" if several else "")
+        rows.append((o.name, _amount(o.tumor_ml[:, -1], several), _amount(o.cells_ml[:, -1], several), shown,
+                     f"{o.progressed.mean():.0%}".replace("%", " %"), treatment_words(o.plan)))
+    lines += [aligned(rows)]
+    rule = comparison.rule
+    lines += [f"Progression: the drawn tumor holds {rule.volume_factor:g} times its smallest volume since baseline and at least {rule.measurable_ml:.2g} mL, or a new "
+              f"focus of {rule.measurable_ml:.2g} mL that does not touch the tumor at baseline. \"> {horizon:g}\": not by then.", ""]
+    if len(comparison.outcomes) > 1:
+        lines += ["## How often one plan beats another", ""]
+        head = ("better", "than", *(f"P({words})" for words in _MEASURES.values()))
+        rows = [head]
+        for p in comparison.preferences[:: len(_MEASURES)]:
+            found = {q.measure: q for q in comparison.preferences if (q.better, q.worse) == (p.better, p.worse)}
+            rows.append((p.better, p.worse, *(_probability(found[m]) for m in _MEASURES)))
+        lines += [aligned(rows)]
+        lines += ["Of the paired draws; a tie counts half. " + ("In brackets the 95 % interval by the number of draws (Wilson); that the model may be wrong is not in it."
+                  if several else "With one set of parameters this says only which is ahead, not how surely."), ""]
+    doses = [(o.name, d) for o in comparison.outcomes for d in o.doses if d.d2_gy > 0 or d.mean_gy > 0]
+    if doses:
+        lines += ["## Dose to the tissues, as they lie at baseline", ""]
+        lines += [aligned([("plan", "tissue", "mL", "mean Gy", "D95 Gy", "D2 Gy")] + [
+            (name, d.tissue, f"{d.volume_ml:.1f}", f"{d.mean_gy:.1f}", f"{d.d95_gy:.1f}", f"{d.d2_gy:.1f}") for name, d in doses])]
+        lines += ["Physical dose of all fractions. D95, D2: the dose that at least 95 % or 2 % of the volume gets.", ""]
+    if margins:
+        lines += ["## Margins: coverage of the observed recurrence", ""]
+        lines += [aligned([("forecast under plan", "target", "mL", "covered", "of what is new", "undecided mL")] + [
+            (plan, c.name, f"{c.volume_ml:.1f}", _percent(c.covered), _percent(c.covered_new), f"{c.filled_ml:.1f}") for plan, found in margins for c in found])]
+        lines += ["Both targets have one volume. \"Undecided\": voxels where the forecast has no tumor at all, taken by distance. Of the recurrence, \"new\" "
+                  "is what lies outside the tumor at baseline (metric of PREDICT-GBM).", ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _amount(values, several: bool) -> str:
+    median, low, high = banded(values)
+    return f"{median:.2f}" + (f" ({low:.2f} to {high:.2f})" if several else "")
+
+
+def _when(day: float, horizon: float) -> str:
+    return f"> {horizon:g}" if math.isinf(day) else f"{day:.0f}"
+
+
+def _probability(found) -> str:
+    return f"{found.probability:.2f}" + ("" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})")
+
+
+def _percent(part: float) -> str:
+    return "" if math.isnan(part) else f"{100 * part:.1f} %"
+
+
+def figure(comparison, labels, geometry=None) -> bytes:
+    """A PNG: tumor volume with its band, part without progression, who beats whom, and the difference maps on the last day.
+
+    labels: (*S) at baseline, indices into the first plan's tissues; the maps are cut where they differ most
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    outcomes = comparison.outcomes
+    several = len(outcomes) > 1
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.labelcolor": _INK,
+                                "axes.edgecolor": _PALE, "xtick.color": _INK, "ytick.color": _INK}):
+        paper = Figure(figsize=(11.5, 7.4 if several else 3.9), facecolor="white", layout="constrained")
+        FigureCanvasAgg(paper)
+        grid = paper.add_gridspec(2 if several else 1, 1, height_ratios=(1, 1) if several else None)
+        top = grid[0].subgridspec(1, 3 if several else 2)
+        _volumes(paper.add_subplot(top[0]), outcomes)
+        _progression(paper.add_subplot(top[1]), outcomes)
+        if several:
+            _matrix(paper.add_subplot(top[2]), comparison)
+            _maps(paper, grid[1], comparison, labels, geometry)
+        stream = io.BytesIO()
+        paper.savefig(stream, format="png", dpi=120, metadata={"Software": None})
+    return small_png(stream.getvalue())
+
+
+def _style(index: int) -> dict:
+    return {"color": _COLORS[index % len(_COLORS)], "linestyle": ("-", "--", ":", "-.")[index // len(_COLORS) % 4], "linewidth": 1.8}
+
+
+def _volumes(axes, outcomes) -> None:
+    for i, o in enumerate(outcomes):
+        median, low, high = np.quantile(o.tumor_ml, (0.5, *BAND), axis=0)
+        axes.plot(o.days, median, label=_short(o.name), **_style(i))
+        if len(o.tumor_ml) > 1:
+            axes.fill_between(o.days, low, high, color=_style(i)["color"], alpha=0.18, linewidth=0)
+    words = f"Tumor volume (mL), median and {BAND[0]:.0%} to {BAND[1]:.0%}".replace("%", " %") if len(outcomes[0].tumor_ml) > 1 else "Tumor volume (mL)"
+    axes.set_title(words, fontsize=10, loc="left")
+    axes.set_ylim(bottom=0)
+    _days_axis(axes, outcomes[0].days[-1])
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _progression(axes, outcomes) -> None:
+    for i, o in enumerate(outcomes):
+        at = np.sort(o.progression_day[o.progressed])
+        free = 1.0 - np.arange(1, at.size + 1) / len(o.progression_day)
+        axes.step(np.concatenate(([0.0], at, [o.days[-1]])), np.concatenate(([1.0], free, free[-1:] if at.size else [1.0])), where="post", **_style(i))
+    axes.set_title("Part of the draws without progression" if len(outcomes[0].progression_day) > 1 else "Without progression", fontsize=10, loc="left")
+    axes.set_ylim(-0.02, 1.04)
+    _days_axis(axes, outcomes[0].days[-1])
+
+
+def _days_axis(axes, last) -> None:
+    axes.set_xlim(0, last * 1.01)
+    axes.set_xlabel("day")
+    axes.grid(color="#e6e8ec", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _matrix(axes, comparison) -> None:
+    names = [o.name for o in comparison.outcomes]
+    values = np.full((len(names), len(names)), np.nan)
+    for p in comparison.preferences:
+        if p.measure == "cells":
+            values[names.index(p.better), names.index(p.worse)] = p.probability
+    axes.imshow(values, cmap="RdYlBu", vmin=0, vmax=1, alpha=0.75)
+    for (row, column), value in np.ndenumerate(values):
+        if row != column:
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9 if len(names) < 7 else 6)
+    shown = [_short(n, 14) for n in names]
+    axes.set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), shown, fontsize=8)
+    axes.set_title("P(row leaves fewer\ntumor cells than column)", fontsize=10, loc="left")
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _maps(paper, place, comparison, labels, geometry) -> None:
+    from matplotlib.colors import ListedColormap
+
+    first = comparison.outcomes[0]
+    day = first.reported[-1]
+    others = comparison.outcomes[1:5]
+    maps = np.stack([comparison.difference(o.name, first.name, day) for o in others])
+    maps, spacing = oriented(maps, comparison.spacing_mm, geometry)
+    anatomy = first.plan.anatomy
+    brain, _ = oriented((np.asarray(labels)[None] > 0).astype(np.float32), comparison.spacing_mm, geometry)
+    tumor, _ = oriented(np.isin(labels, anatomy.tumors)[None].astype(np.float32), comparison.spacing_mm, geometry)
+    level = int(np.abs(maps).sum(axis=(0, 2, 3)).argmax())
+    inside = np.nonzero(brain[0].any(axis=0))
+    cut = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) for i in inside) if inside[0].size else (slice(None), slice(None))
+    slots = place.subgridspec(1, len(others))
+    panels = []
+    for i, (o, map_) in enumerate(zip(others, maps)):
+        axes = paper.add_subplot(slots[i])
+        panels.append(axes)
+        axes.imshow(brain[0, level][cut], cmap=ListedColormap(["#ffffff", "#eceef1"]), vmin=0, vmax=1, aspect=spacing[1] / spacing[2])
+        shown = axes.imshow(np.ma.masked_inside(map_[level][cut], -0.01, 0.01), cmap="RdBu_r", vmin=-1, vmax=1, aspect=spacing[1] / spacing[2])
+        if (tumor[0, level][cut] > 0.5).any() and min(tumor[0, level][cut].shape) > 1:
+            axes.contour(tumor[0, level][cut], levels=[0.5], colors=[_INK], linewidths=0.9)
+        axes.set_title(f"{_short(o.name)} less {_short(first.name)}", fontsize=9.5)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in axes.spines.values():
+            side.set_visible(False)
+    bar = paper.colorbar(shown, ax=panels, shrink=0.8, pad=0.02)
+    bar.set_label(f"difference of tumor probability, day {day:g}\n(line: tumor on day 0)", fontsize=8)
+
+
+def _short(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
