@@ -11,6 +11,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from .cases import Case, DataError, Dataset
 
 LONGEST_STEP_DAYS = 15.0
 # A course that pauses for longer than this, days, is taken for two.
-PAUSE_DAYS = 5.0
+PAUSE_DAYS = 10.0
+# Parts of a step in which treatment is resolved for the laws of a whole tumor.
+PARTS = 6
 # Signed distances are kept up to here, voxels.
-REACH_VOXELS = 24.0
+REACH_VOXELS = 48.0
 DAY_TOLERANCE = 1e-6
 # What `between` and the growth network see: days/100, Gy/60, drug, operations.
 TOTALS = 4
@@ -40,17 +43,30 @@ class Grid:
     dose_gy, dose2_gy2: (N, B) Σ d and Σ d² of the fractions in (start, start + dt], day 0 in the first step: their
         exponent is alpha Σ d + beta Σ d²
     drug: (N, B) ∫ Σ_i sensitivity_i c_i(t) dt, the drugs' kill exponent at the sensitivities that the treatments name
+    parts_gy, parts2_gy2, parts_drug: (N, PARTS, B) the same in equal parts of every step
     resections: (steps done before it, case, Surgery), in that order
     visits: number of steps after which visit 1, 2, ... is reached
     """
 
     start: torch.Tensor
     dt: torch.Tensor
-    dose_gy: torch.Tensor
-    dose2_gy2: torch.Tensor
-    drug: torch.Tensor
+    parts_gy: torch.Tensor
+    parts2_gy2: torch.Tensor
+    parts_drug: torch.Tensor
     resections: tuple[tuple[int, int, Surgery], ...]
     visits: tuple[int, ...]
+
+    @cached_property
+    def dose_gy(self) -> torch.Tensor:
+        return self.parts_gy.sum(1)
+
+    @cached_property
+    def dose2_gy2(self) -> torch.Tensor:
+        return self.parts2_gy2.sum(1)
+
+    @cached_property
+    def drug(self) -> torch.Tensor:
+        return self.parts_drug.sum(1)
 
     def __len__(self) -> int:
         return len(self.dt)
@@ -172,32 +188,35 @@ def grid_of(cases: Sequence[Case], longest_step_days: float, device="cpu") -> Gr
         reached.append(len(edges[0]) - 1)
     edge = np.array(edges)                                # (B, N + 1)
     steps = edge.shape[1] - 1
-    dose, dose2, drug = np.zeros((3, steps, len(cases)))
+    within = np.arange(PARTS) / PARTS
+    fine = (edge[:, :-1, None] + np.diff(edge, axis=1)[..., None] * within).reshape(len(cases), -1)
+    fine = np.concatenate((fine, edge[:, -1:]), 1)        # (B, N · PARTS + 1)
+    dose, dose2, drug = np.zeros((3, steps * PARTS, len(cases)))
     resections = []
     for row, case in enumerate(cases):
         for treatment in case.treatments:
             if isinstance(treatment, Surgery):
-                resections.append((_steps_before(edge[row], treatment.day), row, treatment))
+                resections.append((_parts_before(edge[row], treatment.day), row, treatment))
             elif isinstance(treatment, Radiotherapy):
                 for day in treatment.event_days():
-                    step = max(_steps_before(edge[row], day) - 1, 0)
                     if day <= edge[row, -1] + DAY_TOLERANCE:
-                        dose[step, row] += treatment.dose_gy
-                        dose2[step, row] += treatment.dose_gy**2
+                        part = max(_parts_before(fine[row], day) - 1, 0)
+                        dose[part, row] += treatment.dose_gy
+                        dose2[part, row] += treatment.dose_gy**2
             else:
-                drug[:, row] += treatment.sensitivity_per_day * _area_under(treatment, edge[row])
+                drug[:, row] += treatment.sensitivity_per_day * _area_under(treatment, fine[row])
 
-    def tensor(values):
-        return torch.tensor(values, dtype=torch.float32, device=device)
+    def tensor(values, *shape):
+        return torch.tensor(values.reshape(*shape, len(cases)), dtype=torch.float32, device=device)
 
     return Grid(
-        tensor(edge[:, :-1].T), tensor(np.diff(edge, axis=1).T), tensor(dose), tensor(dose2), tensor(drug),
-        tuple(sorted(resections, key=lambda r: r[0])), tuple(reached),
+        tensor(edge[:, :-1].T, steps), tensor(np.diff(edge, axis=1).T, steps), tensor(dose, steps, PARTS),
+        tensor(dose2, steps, PARTS), tensor(drug, steps, PARTS), tuple(sorted(resections, key=lambda r: r[0])), tuple(reached),
     )
 
 
-def _steps_before(edges, day) -> int:
-    """Steps that end on this day or earlier, plus the one that it falls into."""
+def _parts_before(edges, day) -> int:
+    """Parts of the time between these edges that end on this day or earlier, plus the one that it falls into."""
     return int(np.searchsorted(edges, day - DAY_TOLERANCE))
 
 

@@ -1,0 +1,321 @@
+"""Training of any model that maps a batch to its later visits: the twin's and every baseline's.
+
+One process, or several under `torchrun` (each takes its part of every batch). Every step draws its cases and its
+randomness from (seed, step) alone, so that a run that was killed and resumed ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .batches import Batch, collate
+from .cases import Dataset
+from .losses import LossWeights, forecast_loss
+from .weights import TrainingError, read_tensors, write_tensors
+
+FORMAT = "anatomydt-training-1"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """steps: of the optimiser; batch_size: cases per step, over all processes together
+
+    rate: peak learning rate; warm_up: fraction of the steps in which it rises, after which it falls as a cosine to
+    `least` of the peak; decay: λ_reg, decoupled; clip: largest norm of the gradient; average: decay of the moving average
+    of the weights that is validated and kept, per step
+    validations: how often the validation cases are scored; patience: of them in a row without a gain before the run ends
+    turn: mirror and turn the cases at random; longest_step_days: of the grid; mixed: half precision on CUDA
+    seconds: of CPU time, after which the run ends; the schedule then follows the clock where that is ahead of the steps
+    """
+
+    steps: int = 400
+    batch_size: int = 8
+    rate: float = 3e-3
+    warm_up: float = 0.05
+    least: float = 0.01
+    decay: float = 1e-4
+    clip: float = 1.0
+    average: float = 0.98
+    validations: int = 20
+    patience: int = 8
+    turn: bool = True
+    longest_step_days: float = 15.0
+    mixed: bool = True
+    seconds: float | None = None
+    seed: int = 0
+    loss: LossWeights = field(default_factory=LossWeights)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainConfig:
+        return cls(**{**values, "loss": LossWeights(**values["loss"])})
+
+
+@dataclass
+class Outcome:
+    """What a training leaves: history rows (step, loss, rate, validation DSC or None), the best of them, the time."""
+
+    history: list[dict] = field(default_factory=list)
+    best_dice: float = -1.0
+    best_step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    train: np.ndarray,
+    validation: np.ndarray,
+    config: TrainConfig = TrainConfig(),
+    out=None,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+) -> Outcome:
+    """Fits `model` to the cases `train` of the dataset and leaves it with the weights that were best on `validation`.
+
+    model: batch -> (B, V − 1, K, *S) probabilities; its optional `penalty(batch)` is added to the loss
+    out: folder for `last.safetensors` (to resume from), `best.safetensors` and `history.json`; None: nothing is written
+    Raises TrainingError with one sentence: nothing to train on, a checkpoint of another run, a full disk, numbers that are
+    not finite.
+    """
+    rank, world = _placed()
+    if len(train) == 0 or len(validation) == 0:
+        raise TrainingError(f"training needs at least one case to train on and one to validate, not {len(train)} and {len(validation)}")
+    folder = None if out is None else Path(out)
+    torch.manual_seed(config.seed)
+    model = model.to(device)
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    best = {k: v.clone() for k, v in average.items()}
+    optimiser = torch.optim.AdamW(_groups(model, config.decay), lr=config.rate, betas=(0.9, 0.98))
+    outcome, bad = Outcome(), 0
+    if resume and folder is not None and (folder / "last.safetensors").exists():
+        outcome, bad = _restore(folder, model, optimiser, average, best, config)
+    fitted = DistributedDataParallel(model, device_ids=[device] if "cuda" in device else None, find_unused_parameters=True) if world > 1 else model
+    every = max(1, config.steps // config.validations)
+    began, spent = time.process_time(), outcome.seconds
+    while outcome.steps < config.steps and not outcome.stopped:
+        step = outcome.steps
+        gone = max(step / config.steps, outcome.seconds / config.seconds if config.seconds else 0.0)
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate * group["factor"] * schedule(gone, config)
+        batch, weight = _drawn(dataset, train, config, step, rank, world, device)
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        model.train()
+        with torch.autocast("cuda", torch.bfloat16) if config.mixed and "cuda" in device else nullcontext():
+            predicted = fitted(batch)
+        loss = forecast_loss(predicted.float(), batch, config.loss, dataset.tree_classes)
+        loss = weight * (loss + (model.penalty(batch) if hasattr(model, "penalty") else 0.0))
+        optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        if not math.isfinite(float(norm)):
+            raise TrainingError(f"the gradient is not finite in step {step}; lower the learning rate (now {config.rate:g})")
+        optimiser.step()
+        # the moving average starts as the plain mean of the first steps
+        kept = min(config.average, (step + 1) / (step + 10))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - kept)
+            else:
+                average[name].copy_(value)
+        outcome.steps = step + 1
+        outcome.seconds = spent + time.process_time() - began
+        row = {"step": step + 1, "loss": float(loss.detach()), "rate": optimiser.param_groups[0]["lr"], "dice": None}
+        over = config.seconds is not None and outcome.seconds >= config.seconds
+        if outcome.steps % every == 0 or outcome.steps == config.steps or over:
+            row["dice"] = _validated(model, average, dataset, validation, config, device)
+            bad = 0 if row["dice"] > outcome.best_dice else bad + 1
+            if row["dice"] > outcome.best_dice:
+                outcome.best_dice, outcome.best_step = row["dice"], outcome.steps
+                best = {k: v.clone() for k, v in average.items()}
+            outcome.stopped = "no gain on validation" if bad >= config.patience else "out of time" if over else ""
+        outcome.history.append(row)
+        if row["dice"] is not None and folder is not None and rank == 0:
+            _save(folder, model, optimiser, average, best, config, outcome, bad, dataset, train, validation)
+        if progress is not None and rank == 0:
+            done = 1.0 if outcome.stopped else max(outcome.steps / config.steps, gone)
+            left = outcome.seconds * (1 - done) / max(done, 1e-6)
+            progress(done, f"step {outcome.steps} of {config.steps}, loss {row['loss']:.4f}, best DSC {max(outcome.best_dice, 0):.4f}, {_clock(left)} left")
+    model.load_state_dict(best)
+    model.eval()
+    return outcome
+
+
+def schedule(gone: float, config: TrainConfig) -> float:
+    """Factor of the learning rate after the part `gone` of a run: linear warm-up, then a cosine down to `least`."""
+    if gone < config.warm_up:
+        return (gone + 1e-3) / config.warm_up
+    part = min(1.0, (gone - config.warm_up) / max(1e-9, 1 - config.warm_up))
+    return config.least + (1 - config.least) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def predict(model: nn.Module, dataset: Dataset, indices, *, device: str = "cpu", batch_size: int = 8, longest_step_days: float = 15.0):
+    """[(case index, labels (V − 1, *S) uint8 of its later visits)] of a trained model, in the order given."""
+    found = []
+    model.eval()
+    for at in range(0, len(indices), batch_size):
+        chosen = [int(i) for i in indices[at : at + batch_size]]
+        with torch.no_grad():
+            labels = model(collate(dataset, chosen, device, longest_step_days)).argmax(2).to(torch.uint8).cpu().numpy()
+        found += [(i, labels[row, : len(dataset.cases[i].days) - 1]) for row, i in enumerate(chosen)]
+    return found
+
+
+def turned(batch: Batch, rng: np.random.Generator) -> Batch:
+    """Mirrored and with axes exchanged at random, where the voxels are as long on both axes and there are as many."""
+    sizes = list(zip(batch.states.shape[3:], batch.spacing_mm))
+    order = list(range(len(sizes)))
+    swap = rng.permutation(len(sizes))
+    if all(sizes[a] == sizes[b] for a, b in zip(order, swap)):
+        order = [int(a) for a in swap]
+    return batch.turned([bool(f) for f in rng.integers(0, 2, len(sizes))], order)
+
+
+def draw_curves(outcome: Outcome, path) -> None:
+    """Loss and validation DSC over the steps, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, left = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    steps = [row["step"] for row in outcome.history]
+    left.plot(steps, [row["loss"] for row in outcome.history], color="0.6", linewidth=0.8)
+    left.set_xlabel("step")
+    left.set_ylabel("training loss", color="0.4")
+    right = left.twinx()
+    seen = [row for row in outcome.history if row["dice"] is not None]
+    right.plot([row["step"] for row in seen], [100 * row["dice"] for row in seen], "o-", color="tab:blue", markersize=3)
+    right.set_ylabel("validation DSC, %", color="tab:blue")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def mean_dice(predicted: torch.Tensor, batch: Batch) -> list[float]:
+    """Per case, the mean DSC over its later visits and the classes on either side, the role background left out."""
+    chosen = [k for k, tissue in enumerate(batch.anatomy.tissues) if tissue.role != "background"]
+    ours = nn.functional.one_hot(predicted.argmax(2), predicted.shape[2]).movedim(-1, 2)[:, :, chosen].flatten(3).bool()
+    seen = batch.states[:, 1:, chosen].flatten(3).bool()
+    both, sizes = (ours & seen).sum(-1).double(), (ours.sum(-1) + seen.sum(-1)).double()
+    counted = (sizes > 0) & batch.present[:, 1:, None]
+    dice = torch.where(counted, 2 * both / sizes.clamp(min=1), torch.zeros_like(both))
+    return (dice.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)).tolist()
+
+
+# ---- parts of a step
+
+
+def _placed() -> tuple[int, int]:
+    """(rank, processes) from the environment that torchrun sets; joins them at the first call."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (distributed.get_rank(), world) if world > 1 else (0, 1)
+
+
+def _drawn(dataset, train, config, step, rank, world, device) -> tuple[Batch, float]:
+    """This process's part of the cases of a step, and its weight: visits here times processes over visits in all."""
+    size = min(config.batch_size, len(train))
+    per_epoch = max(1, len(train) // size)
+    order = np.random.default_rng((config.seed, 1, step // per_epoch)).permutation(train)
+    chosen = order[(step % per_epoch) * size :][:size]
+    own = chosen[rank::world]
+    counts = [sum(len(dataset.cases[int(i)].days) - 1 for i in chosen[r::world]) for r in range(world)]
+    batch = collate(dataset, own if len(own) else chosen[:1], device, config.longest_step_days)
+    if config.turn:
+        batch = turned(batch, np.random.default_rng((config.seed, 2, step)))
+    return batch, counts[rank] * world / sum(counts)
+
+
+def _groups(model, decay) -> list[dict]:
+    """Parameter groups: no decay on what has fewer than two axes; `model.rates` may speed up parameters by name."""
+    factors = getattr(model, "rates", {})
+    groups: dict[tuple[float, float], list] = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            factor = next((f for start, f in factors.items() if name.startswith(start)), 1.0)
+            groups.setdefault((decay if value.dim() > 1 else 0.0, factor), []).append(value)
+    return [{"params": values, "weight_decay": d, "factor": f} for (d, f), values in groups.items()]
+
+
+def _validated(model, weights, dataset, validation, config, device) -> float:
+    """Mean DSC of the validation cases under these weights."""
+    former = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(weights)
+    model.eval()
+    scores = []
+    with torch.no_grad():
+        for at in range(0, len(validation), config.batch_size):
+            batch = collate(dataset, validation[at : at + config.batch_size], device, config.longest_step_days)
+            scores += mean_dice(model(batch), batch)
+    model.load_state_dict(former)
+    return float(np.mean(scores))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+# ---- checkpoints
+
+
+def _save(folder, model, optimiser, average, best, config, outcome, bad, dataset, train, validation) -> None:
+    from .. import __version__
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()} | {f"best.{k}": v for k, v in best.items()}
+    for i, state in enumerate(optimiser.state_dict()["state"].values()):
+        tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
+    meta = {
+        "format": FORMAT, "config": json.dumps(asdict(config)), "outcome": json.dumps(asdict(outcome)), "bad": str(bad),
+        "provenance": json.dumps({
+            "anatomydt": __version__, "torch": torch.__version__, "model": getattr(model, "name", type(model).__name__),
+            "dataset": dataset.name, "settings": dataset.settings,
+            "train": [dataset.cases[int(i)].name for i in train], "validation": [dataset.cases[int(i)].name for i in validation],
+        }),
+    }
+    write_tensors(folder / "last.safetensors", tensors, meta)
+    if outcome.best_step == outcome.steps:
+        write_tensors(folder / "best.safetensors", best, meta | getattr(model, "metadata", dict)())
+
+
+def _restore(folder, model, optimiser, average, best, config) -> tuple[Outcome, int]:
+    tensors, meta = read_tensors(folder / "last.safetensors", FORMAT, "training checkpoint")
+    former = TrainConfig.from_dict(json.loads(meta["config"]))
+    # more steps or another patience continue a run; anything else would be another run under its name
+    if replace(former, patience=0, seconds=None) != replace(config, patience=0, seconds=None):
+        raise TrainingError(f"the checkpoint in {folder} was made with other settings; use the same ones or another folder")
+    parts = {name: {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("model", "average", "best", "optimiser")}
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError:
+        raise TrainingError(f"the checkpoint in {folder} belongs to another model; use another folder") from None
+    for own, name in ((average, "average"), (best, "best")):
+        for key, value in own.items():
+            value.copy_(parts[name][key])
+    states: dict[int, dict] = {}
+    for key, value in parts["optimiser"].items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+    outcome = Outcome(**json.loads(meta["outcome"]))
+    outcome.stopped = ""
+    return outcome, int(meta["bad"])
