@@ -9,12 +9,14 @@ import zipfile
 from pathlib import Path
 
 import slicer
+import vtk
 
 from ..engine import Forecast, ForecastError
 from . import segmentation, sequence
 from .geometry import as_grid
 from .segmentation import Segment
-from .surfaces import NamedSurfaces, voxel_faces
+from .slices import finished
+from .surfaces import voxel_faces
 
 # Above this many voxel faces in all frames, Slicer would make surfaces for more than about ten seconds
 # while it loads the file (0.35 µs per face, measured); they are left to the Show 3D button then.
@@ -36,7 +38,9 @@ def write_sequence_file(forecast: Forecast, geometry, path, segments=None, name:
     grid = as_grid(geometry)
     name = name or path.name.removesuffix(".seq.mrb")
     segments = segments or plan_segments(forecast.plan)
-    made = sequence.segmentation_sequence(forecast, grid, segments, name, NamedSurfaces())
+    # A file names the representations that a frame has, and what reads it makes the surfaces.
+    named = [vtk.vtkPolyData()] * len(segments)
+    made = finished(sequence.segmentation_sequence(forecast, grid, segments, name, lambda number: named))
     if sum(voxel_faces(labels) for labels in forecast.labels) > MOST_FACES_AT_LOADING:
         for i in range(made.GetNumberOfDataNodes()):
             made.GetNthDataNode(i).GetSegmentation().RemoveRepresentation(segmentation.SURFACE)

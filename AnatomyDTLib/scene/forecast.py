@@ -1,13 +1,12 @@
 """The way from nodes to a played forecast: `read`, the engine, `show`; or all three in one call.
 
 A background run reads on the main thread, runs the engine wherever it likes on the arrays, and shows
-on the main thread. The scene is touched once, at the end: a run that fails or is cancelled leaves it
-as it was.
+on the main thread, in slices between which the application answers (`showing`). A run that fails or is
+cancelled leaves the scene as it was.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 import slicer
 
 from .. import engine
-from ..engine import Cancelled, Forecast, ForecastError
+from ..engine import Forecast, ForecastError
 from ..plan import Plan
 from . import charts, segmentation, sequence
 from .segmentation import Baseline, Segment
+from .slices import all_or_nothing, finished, nodes, numbered, remove as remove_nodes
 
 # An attribute of the browser: the name of the forecast that it plays. The nodes that belong to it are
 # node references of the browser, so that they are found again in a scene that was saved and loaded.
@@ -94,15 +94,34 @@ def read_maps(baseline: Baseline, regions: dict | None, doses: dict | None) -> t
 def show(
     scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", cancelled=None
 ) -> Shown:
-    """Puts a forecast into the scene: sequences, browser, proxies, table, chart. Main thread only.
+    """Puts a forecast into the scene in one go; as `showing`. Raises Cancelled when `cancelled()`, asked between slices."""
+    return finished(showing(scene, found, baseline, segments, name), cancelled)
+
+
+def showing(
+    scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", meshes=None,
+    attributes: dict | None = None,
+):
+    """Slices that put a forecast into the scene: sequences, browser, proxies, table, chart. Main thread only.
 
     segments: segments[k - 1] shows tissue k, as `segmentation.assigned` gives them
-    All or nothing; a former forecast of the same name is removed when the new one is complete.
+    meshes: number of the frame -> its closed surfaces, None: made here
+    attributes: of the browser, name -> text
+    All or nothing; a former forecast of the same name is removed when the new one is complete. Yields
+    (slices done, of how many); returns Shown.
     """
+    parts = 2 if found.tumor_probability is not None else 1
+    count = parts * (len(found.days) + 2) + 4
+    return (yield from numbered(
+        all_or_nothing(scene, _showing(scene, found, baseline, segments, name, meshes, attributes or {})), count))
+
+
+def _showing(scene, found, baseline, segments, name, meshes, attributes):
     grid = baseline.grid
-    sequences = {"segmentation": sequence.segmentation_sequence(found, grid, segments, name, cancelled=cancelled)}
+    sequences = {"segmentation": (yield from sequence.segmentation_sequence(found, grid, segments, name, meshes))}
     if found.tumor_probability is not None:
-        sequences["probability"] = sequence.probability_sequence(found, grid, f"{name} tumor probability", cancelled)
+        probability = sequence.probability_sequence(found, grid, f"{name} tumor probability")
+        sequences["probability"] = yield from probability
     node = scene.GetNodeByID(baseline.node_id) if baseline.node_id else None
     reference = scene.GetNodeByID(baseline.reference_id) if baseline.reference_id else None
     parent = scene.GetNodeByID(baseline.parent_transform_id) if baseline.parent_transform_id else None
@@ -110,26 +129,32 @@ def show(
         raise ForecastError(
             "the segmentation's transform was removed during the run; without it the forecast lies elsewhere: run it again"
         )
+    tissues = found.plan.anatomy.tissues[1:]
+    browser, proxies = yield from sequence.add(scene, name, sequences, tissues, segments, parent, reference)
+    yield
+    table, series, chart = charts.add(scene, name, found, segments)
+    yield
+    made = [*sequences.values(), *proxies.values(), browser, table, *series, chart]
+    if not all(scene.IsNodePresent(one) for one in made):
+        raise ForecastError("a node of the forecast was removed while it entered the scene; run it again")
+    # From here to the end nothing comes between: the new forecast is complete, and a former one goes.
     former = find(scene, name)
-    with all_or_nothing(scene):
-        tissues = found.plan.anatomy.tissues[1:]
-        browser, proxies = sequence.add(scene, name, sequences, tissues, segments, parent, reference)
-        table, series, chart = charts.add(scene, name, found, segments)
-        # One modified event for all of it: at each, the application copies the frame to the proxy anew (a second each).
-        blocked = browser.StartModify()
-        browser.SetAttribute(ATTRIBUTE, name)
-        browser.SetNodeReferenceID(ROLES["table"], table.GetID())
-        browser.SetNodeReferenceID(ROLES["chart"], chart.GetID())
-        for line in series:
-            browser.AddNodeReferenceID(ROLES["series"], line.GetID())
-        if node is not None:
-            browser.SetNodeReferenceID(ROLES["baseline"], node.GetID())
-            _place_beside(scene, node, [*sequences.values(), *proxies.values(), browser, table, *series, chart])
-        browser.EndModify(blocked)
-        if cancelled is not None and cancelled():
-            raise Cancelled
+    # One modified event for all of it: at each, the application copies the frame to the proxy anew.
+    blocked = browser.StartModify()
+    for key, text in {ATTRIBUTE: name, **attributes}.items():
+        browser.SetAttribute(key, text)
+    browser.SetNodeReferenceID(ROLES["table"], table.GetID())
+    browser.SetNodeReferenceID(ROLES["chart"], chart.GetID())
+    for line in series:
+        browser.AddNodeReferenceID(ROLES["series"], line.GetID())
+    if node is not None and scene.IsNodePresent(node):
+        browser.SetNodeReferenceID(ROLES["baseline"], node.GetID())
+        _place_beside(scene, node, made)
+    browser.EndModify(blocked)
     if former is not None:
         remove(former)
+    for proxy in proxies.values():
+        proxy.GetDisplayNode().SetVisibility(True)
     _play_in_toolbar(browser)
     return _shown(browser)
 
@@ -142,8 +167,7 @@ def compare(scene, shown: list[Shown], tissue: str, name: str = "Comparison"):
     for one in shown:
         line = next((s for s in one.series if s is not None and s.GetYColumnName() == tissue), None)
         compared.append((one.name, one.table, line.GetColor() if line else (0.0, 0.0, 0.0)))
-    with all_or_nothing(scene):
-        return charts.add_comparison(scene, name, compared, tissue)
+    return charts.add_comparison(scene, name, compared, tissue)
 
 
 def find(scene, name: str) -> Shown | None:
@@ -153,7 +177,7 @@ def find(scene, name: str) -> Shown | None:
 
 def all_shown(scene) -> list[Shown]:
     """Every forecast in the scene, oldest first."""
-    browsers = _nodes(scene, "vtkMRMLSequenceBrowserNode")
+    browsers = nodes(scene, "vtkMRMLSequenceBrowserNode")
     return [_shown(b) for b in browsers if b.GetAttribute(ATTRIBUTE) and b.GetMasterSequenceNode() is not None]
 
 
@@ -165,43 +189,10 @@ def remove(shown: Shown) -> None:
     scene = shown.browser.GetScene()
     lines = {line.GetID(): line for line in shown.series if line is not None}
     if shown.table is not None:
-        lines |= {s.GetID(): s for s in _nodes(scene, "vtkMRMLPlotSeriesNode") if s.GetTableNode() is shown.table}
-    nodes = [shown.browser, shown.chart, *lines.values(), shown.table]
-    nodes += [shown.sequence, shown.probability_sequence, shown.proxy, shown.probability_proxy]
-    _remove(scene, [n for n in nodes if n is not None])
-
-
-@contextlib.contextmanager
-def all_or_nothing(scene):
-    """When the block raises, every node that it added leaves the scene again, and the error goes on."""
-    before = {node.GetID() for node in _nodes(scene, "vtkMRMLNode")}
-    try:
-        yield
-    except BaseException:
-        _remove(scene, [node for node in _nodes(scene, "vtkMRMLNode") if node.GetID() not in before])
-        raise
-
-
-def _nodes(scene, class_name: str) -> list:
-    return [scene.GetNthNodeByClass(i, class_name) for i in range(scene.GetNumberOfNodesByClass(class_name))]
-
-
-def _remove(scene, nodes) -> None:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    doomed = list(nodes)
-    for node in nodes:
-        if node.IsA("vtkMRMLDisplayableNode"):
-            doomed += [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-        if node.IsA("vtkMRMLStorableNode"):
-            doomed += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
-    for node in doomed:
-        if node is None or node.GetScene() is None or not scene.IsNodePresent(node):
-            continue
-        # The application drops a removed node's item itself; without it nobody does.
-        item = hierarchy.GetItemByDataNode(node) if hierarchy else 0
-        if item:
-            hierarchy.RemoveItem(item, False, False)
-        scene.RemoveNode(node)
+        lines |= {s.GetID(): s for s in nodes(scene, "vtkMRMLPlotSeriesNode") if s.GetTableNode() is shown.table}
+    doomed = [shown.browser, shown.chart, *lines.values(), shown.table]
+    doomed += [shown.sequence, shown.probability_sequence, shown.proxy, shown.probability_proxy]
+    remove_nodes(scene, [n for n in doomed if n is not None])
 
 
 def _place_beside(scene, node, placed) -> None:
@@ -229,7 +220,7 @@ def _play_in_toolbar(browser) -> None:
 def _shown(browser) -> Shown:
     master = browser.GetMasterSequenceNode()
     probability = None
-    for other in _nodes(browser.GetScene(), "vtkMRMLSequenceNode"):
+    for other in nodes(browser.GetScene(), "vtkMRMLSequenceNode"):
         if other is not master and browser.IsSynchronizedSequenceNode(other, False):
             probability = other
     role = ROLES["series"]

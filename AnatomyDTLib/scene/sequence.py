@@ -1,7 +1,8 @@
 """A forecast's label maps -> a sequence of segmentations, and the browser that plays it.
 
 Everything is built outside the scene; `add` puts it in. What Slicer does with such a sequence, and
-the settings that follow from it, stand where they are made.
+the settings that follow from it, stand where they are made. What takes long yields between its slices
+(`slices`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import numpy as np
 import slicer
 from vtk.util.numpy_support import numpy_to_vtk
 
-from ..engine import Cancelled, Forecast
+from ..engine import Forecast
 from .geometry import Grid, oriented_image, vtk_matrix
 from .segmentation import LABELMAP, REFERENCE_GEOMETRY, SURFACE, Segment, know_conversions
 from .surfaces import CONVERSION, Surfaces
@@ -26,33 +27,31 @@ def index_value(day: float) -> str:
     return format(float(day), ".10g")
 
 
-def segmentation_sequence(forecast: Forecast, grid: Grid, segments, name: str, surfaces=None, cancelled=None):
-    """A vtkMRMLSequenceNode, not in a scene, with one segmentation per reported day.
+def segmentation_sequence(forecast: Forecast, grid: Grid, segments, name: str, meshes=None):
+    """Slices, one a day, of a vtkMRMLSequenceNode, not in a scene, with one segmentation per reported day.
 
     segments: segments[k - 1] shows tissue k; every one is present in every frame, empty ones too
-    surfaces: what makes the closed surfaces that are stored with each frame (None: `Surfaces`); Slicer
-        would make them on the proxy only, and lose them at the next frame
+    meshes: number of the frame -> the closed surfaces of its segments, which are stored with it (None: made here,
+        by `Surfaces`); Slicer would make them on the proxy only, and lose them at the next frame
     """
     know_conversions()
     sequence = _empty_sequence(name)
-    surfaces = surfaces or Surfaces(grid)
-    for day, labels in zip(forecast.days, _frames(forecast.labels, grid)):
-        if cancelled is not None and cancelled():
-            raise Cancelled
-        meshes = surfaces.of(labels, len(segments))
+    made = Surfaces(grid)
+    for number, (day, labels) in enumerate(zip(forecast.days, _frames(forecast.labels, grid))):
+        yield
+        surfaces = made.of(labels, len(segments)) if meshes is None else meshes(number)
         stored = sequence.SetDataNodeAtValue(_named("vtkMRMLSegmentationNode", name), index_value(day))
         # The node is filled after it was stored: SetDataNodeAtValue copies what it is given.
-        stored.SetAndObserveSegmentation(_frame(labels, meshes, grid, segments))
+        stored.SetAndObserveSegmentation(_frame(labels, surfaces, grid, segments))
     return sequence
 
 
-def probability_sequence(forecast: Forecast, grid: Grid, name: str, cancelled=None):
-    """A vtkMRMLSequenceNode, not in a scene, of scalar volumes: the tumor's probability, 0 to 1."""
+def probability_sequence(forecast: Forecast, grid: Grid, name: str):
+    """Slices, one a day, of a vtkMRMLSequenceNode, not in a scene, of scalar volumes: the tumor's probability, 0 to 1."""
     assert forecast.tumor_probability is not None
     sequence = _empty_sequence(name)
     for day, probability in zip(forecast.days, _frames(forecast.tumor_probability, grid)):
-        if cancelled is not None and cancelled():
-            raise Cancelled
+        yield
         stored = sequence.SetDataNodeAtValue(_named("vtkMRMLScalarVolumeNode", name), index_value(day))
         image = slicer.vtkOrientedImageData()
         image.SetDimensions(grid.shape[::-1])
@@ -63,25 +62,31 @@ def probability_sequence(forecast: Forecast, grid: Grid, name: str, cancelled=No
 
 
 def add(scene, name: str, sequences: dict, tissues, segments, parent_transform=None, reference=None):
-    """Adds sequences and a browser that plays them to the scene.
+    """Slices that add sequences and a browser that plays them to the scene; nothing of it is visible yet.
 
     sequences: "segmentation" and, where wanted, "probability" -> sequence node
     Returns (browser, {same keys: proxy node}).
     """
-    for sequence in sequences.values():
-        scene.AddNode(sequence)
     proxies = {}
     for key, sequence in sequences.items():
+        yield
+        scene.AddNode(sequence)
         first = sequence.GetNthDataNode(0)
         title = name if key == "segmentation" else f"{name} tumor probability"
         proxy = scene.AddNewNodeByClass(first.GetClassName(), title)
         # A parent transform is not stored in the frames; it is the proxy's and stays while browsing.
         proxy.SetAndObserveTransformNodeID(parent_transform.GetID() if parent_transform else None)
+        # Hidden before there is something to draw: the views would draw it at each of the steps below.
+        proxy.CreateDefaultDisplayNodes()
+        proxy.GetDisplayNode().SetVisibility(False)
+        yield
         proxy.CopyContent(first)
         proxies[key] = proxy
+    yield
     _show_segments(proxies["segmentation"], tissues, segments, reference)
     if "probability" in proxies:
         _show_probability(proxies["probability"])
+    yield
     browser = slicer.vtkMRMLSequenceBrowserNode()
     browser.SetName(scene.GenerateUniqueName(f"{name} browser"))
     scene.AddNode(browser)
@@ -156,7 +161,6 @@ def _vtk_segment(segment: Segment) -> slicer.vtkSegment:
 
 
 def _show_segments(proxy, tissues, segments, reference) -> None:
-    proxy.CreateDefaultDisplayNodes()
     display = proxy.GetDisplayNode()
     # Without this, a segment that the user hid comes back at the next frame.
     display.SetRemoveUnusedDisplayProperties(False)
@@ -171,7 +175,6 @@ def _show_segments(proxy, tissues, segments, reference) -> None:
 
 
 def _show_probability(proxy) -> None:
-    proxy.CreateDefaultDisplayNodes()
     display = proxy.GetDisplayNode()
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(0.0, 1.0)

@@ -162,17 +162,6 @@ def _fill(mesh: vtk.vtkPolyData, triangles: np.ndarray, volume_mm3: float, longe
     mesh.GetPoints().Modified()
 
 
-class NamedSurfaces:
-    """Empty surfaces, for frames on their way to a file.
-
-    A file holds the label maps and names the representations that a frame has; what reads it makes
-    the surfaces, in every frame.
-    """
-
-    def of(self, labels: np.ndarray, count: int) -> list[vtk.vtkPolyData]:
-        return [vtk.vtkPolyData() for _ in range(count)]
-
-
 def voxel_faces(labels: np.ndarray) -> int:
     """Voxel faces between different labels: the number of triangles, and the time to make them, grow with it."""
     return sum(int(np.count_nonzero(np.diff(labels, axis=axis))) for axis in range(labels.ndim))
