@@ -23,6 +23,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 import slicer
 import slicer.util
 import vtk
+from packaging.requirements import Requirement
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -659,7 +660,7 @@ class Host:
             setattr(scripted, cls.__name__, cls)
         packaging = types.ModuleType("slicer.packaging")
         packaging.load_requirements = lambda path: [
-            line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
+            Requirement(line) for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
         packaging.pip_ensure = lambda requirements, requester: None
         sample = types.ModuleType("SampleData")
         sample.SampleDataLogic, sample.downloadSample = _SampleData, _download_sample

@@ -554,6 +554,8 @@ def test_declined_dependencies_do_no_harm(host, monkeypatch):
     before = everything()
     found = finder.find_spec
     monkeypatch.setattr(finder, "find_spec", lambda name, *rest: None if name == "torch" else found(name, *rest))
+    host.widget.showDevices()
+    assert "not installed" in ui.deviceComboBox.itemText(2)
     ui.applyButton.click()
     assert "PyTorch extension" in ui.statusLabel.text and not host.widget.logic.running
     asked = []

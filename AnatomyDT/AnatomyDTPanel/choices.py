@@ -130,7 +130,7 @@ def plan(
         names = set(anatomy.names)
         kept = tuple(c for c in loaded.anatomy.cross_diffusion if {c.tissue, c.along} <= names)
         anatomy = Anatomy(anatomy.tissues, kept)
-        given = {"interface_mm": loaded.interface_mm, "step_days": loaded.step_days}
+        given = {"interface_mm": loaded.interface_mm, "step_days": loaded.step_days, "seed_density": loaded.seed_density}
     tail = 0.0
     if infiltration:
         tail = loaded.infiltration_mm if own and loaded.infiltration_mm > 0 else presets.infiltration_mm(base)

@@ -80,8 +80,8 @@ class Forecasting:
         try:
             if p.model == models.WEIGHTS:
                 return _("Trained for: {names}.").format(names=", ".join(models.weights_of(p.weightsFile).tissues))
-            twin = models.twin_plan_of(p.twinFile)
-            return _("Calibrated for: {names}.").format(names=", ".join(twin.anatomy.names))
+            return _("Calibrated on the days {days}.").format(
+                days=", ".join(format(visit.day, "g") for visit in models.twin_of(p.twinFile).observations))
         except PlanError as error:
             return sentence(error)
 
@@ -251,7 +251,7 @@ class Forecasting:
             return self.say(missing)
         p = self._parameterNode
         try:
-            why = self.logic.ensureDependencies()
+            why = self.logic.ensureDependencies(weights=p.model == models.WEIGHTS)
             if why:
                 return self.say(why)
             plan, assignment = self.plan()
@@ -261,6 +261,7 @@ class Forecasting:
                 p.segmentation, plan, reference=p.reference, assignment=assignment, regions=self._regions(plan),
                 doses=self._doses(plan), name=p.forecastName.strip(), probabilities=p.probabilities, device=p.device,
                 weights=p.weightsFile if p.model == models.WEIGHTS else None,
+                twin=models.twin_of(p.twinFile) if p.model == models.TWIN else None,
                 progress=self.onProgress, completed=self.onCompleted)
         except ValueError as error:
             return self.say(str(error))

@@ -1,9 +1,9 @@
 """The logic of the module: runs forecasts in the background and shows them; needs no panel."""
 
 import dataclasses
-import importlib.util
 import logging
 import os
+import subprocess
 import time
 
 import numpy as np
@@ -18,6 +18,7 @@ from AnatomyDTLib.scene import forecast as rooms
 from AnatomyDTLib.scene import segmentation as reading
 
 from .background import Run, Scoring
+from .devices import torch_is_installed
 from .parameters import AnatomyDTParameterNode
 
 # An attribute of the browser: the plan of the forecast that it plays, so that it can be run again elsewhere.
@@ -49,9 +50,12 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
     def running(self):
         return self._run is not None
 
-    def ensureDependencies(self):
-        """Asks for what is not installed; "" when everything is there, else the sentence that the user reads."""
-        if importlib.util.find_spec("torch") is None:
+    def ensureDependencies(self, weights=False):
+        """Asks for what is not installed; "" when everything is there, else the sentence that the user reads.
+
+        weights: a growth network's file is to be read
+        """
+        if not torch_is_installed():
             try:
                 import PyTorchUtils
             except ModuleNotFoundError:
@@ -62,29 +66,33 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
             torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=">=2.2")
             if torch is None:
                 return _("PyTorch was not installed, so nothing was computed. Press Apply to be asked again.")
-        return ""
+        return self._ensurePackages(("safetensors",)) if weights else ""
 
     def ensureScoringPackages(self):
         """Asks for what a comparison needs beyond a forecast; "" when everything is there, else why not."""
-        missing = self.ensureDependencies()
-        if missing:
-            return missing
+        return self.ensureDependencies() or self._ensurePackages(("monai", "scikit-image"))
+
+    def _ensurePackages(self, names):
+        """Asks for those of Resources/requirements.txt; "" when they are there, else why not."""
         import slicer.packaging
 
+        listed = slicer.packaging.load_requirements(os.path.join(MODULE_FOLDER, "Resources", "requirements.txt"))
         try:
-            requirements = os.path.join(MODULE_FOLDER, "Resources", "requirements.txt")
-            slicer.packaging.pip_ensure(slicer.packaging.load_requirements(requirements), requester="AnatomyDT")
+            slicer.packaging.pip_ensure([one for one in listed if one.name in names], requester="AnatomyDT")
         except RuntimeError:
             return _("The packages were not installed, so nothing was computed. Press Apply to be asked again.")
+        except subprocess.CalledProcessError:
+            return _("The packages could not be installed: is there a network? Nothing was computed.")
         return ""
 
     def forecast(
         self, segmentation, plan, reference=None, assignment=None, regions=None, doses=None, name="Forecast",
-        probabilities=False, device="auto", weights=None, waitForCompletion=False, progress=None, completed=None,
+        probabilities=False, device="auto", weights=None, twin=None, waitForCompletion=False, progress=None, completed=None,
     ):
         """Forecasts a segmentation in the background; arguments as AnatomyDTLib.scene.forecast.forecast.
 
         weights: path of a growth network's weights, None for the mechanistic model alone
+        twin: the calibrated twin that the plan's numbers are of, where they are; a baseline of another is warned of
         progress: called with (fraction, text, new lines of the log)
         completed: called with (forecast, shown, message); forecast and shown are None without a result
         waitForCompletion: return (forecast, shown) when it is there; raises ForecastError, or Cancelled when it
@@ -96,6 +104,8 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
         baseline = reading.read(segmentation, reference)
         labels, segments = reading.assigned(baseline, plan, assignment)
         maps, warnings = rooms.read_maps(baseline, regions, doses)
+        if twin is not None:
+            warnings += self._twinWarnings(twin, labels, baseline.spacing_mm)
         self._baseline, self._segments, self._warnings = baseline, segments, baseline.warnings + warnings
         self._name, self._progress, self._completed = name, progress, completed
         self._scene, self._stopped, self._told = segmentation.GetScene(), None, 0
@@ -104,6 +114,14 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic):
         self._run = Run(labels, baseline.spacing_mm, plan, maps, device, probabilities, weights)
         self._timer.start()
         return self._waited() if waitForCompletion else None
+
+    @staticmethod
+    def _twinWarnings(twin, labels, spacing_mm):
+        try:
+            twin.check_patient(labels, spacing_mm)
+        except ValueError as error:
+            return (str(error),)
+        return ()
 
     def score(self, shown, followUp, day, waitForCompletion=False, progress=None, completed=None):
         """Compares a forecast with a later segmentation, by segment name, in the background.

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 
 from AnatomyDTLib import labelling, presets
+from AnatomyDTLib.calibration.twin import Twin
 from AnatomyDTLib.plan import Anatomy, Plan, PlanError
 
 MECHANISTIC, WEIGHTS, TWIN = "mechanistic", "weights", "twin"
@@ -47,27 +48,36 @@ def weights_of(path: str) -> Weights:
         raise PlanError(f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another") from None
 
 
-def twin_plan_of(path: str) -> Plan:
-    """The plan of a calibrated twin's file: its tissues carry the numbers of the patient. Raises PlanError."""
+def twin_of(path: str):
+    """The calibrated twin (`calibration.twin.Twin`) of a file; raises PlanError with one sentence."""
     name = os.path.basename(path)
     try:
-        from AnatomyDTLib.calibration import twin
-    except ModuleNotFoundError:
-        raise PlanError("this version of AnatomyDT reads no calibrated twins; choose another model") from None
-    try:
         with open(path, encoding="utf-8") as file:
-            return twin.Twin.from_json(file.read()).plan
+            return Twin.from_json(file.read())
     except OSError as error:
         raise PlanError(f"the twin file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise PlanError(f"the file '{name}' is not a calibrated twin: {error}") from None
 
 
-def fitted(plan: Plan, index: dict[str, int], trained: tuple[str, ...]) -> tuple[Plan, dict[str, int]]:
-    """The plan with its tissues in the names and the order that weights were trained for, and the index that goes with it.
+def with_twin(plan: Plan, index: dict[str, int], twin) -> tuple[Plan, dict[str, int]]:
+    """The plan with the patient's numbers, its tissues numbered as in the twin's, and the index that goes with it."""
+    names = twin.plan.anatomy.names
+    known = {name.casefold() for name in names}
+    # What other treatments than the twin's leave behind comes after its own tissues.
+    further = tuple(t.name for t in plan.anatomy.tissues if t.role in ("cavity", "necrosis") and t.name.casefold() not in known)
+    plan, index = fitted(plan, index, names + further, "the twin was calibrated for")
+    return twin.plan_for(plan=plan), index
+
+
+def fitted(
+    plan: Plan, index: dict[str, int], trained: tuple[str, ...], made_for: str = "the weights were trained for",
+) -> tuple[Plan, dict[str, int]]:
+    """The plan with its tissues in the names and the order that a model was made for, and the index that goes with it.
 
     index: segment ID -> tissue index; a tissue that the segmentation lacks (a cavity, treated tumor) is added, empty
-    Raises PlanError when the plan has a tissue that the weights do not know.
+    made_for: how the refusal begins
+    Raises PlanError when the plan has a tissue that the model does not know.
     """
     place = {name.casefold(): k for k, name in enumerate(trained)}
     tissues = plan.anatomy.tissues
@@ -78,7 +88,7 @@ def fitted(plan: Plan, index: dict[str, int], trained: tuple[str, ...]) -> tuple
         unknown.insert(0, tissues[0].name)
     if unknown:
         raise PlanError(
-            f"the weights were trained for the tissues {', '.join(trained)}, not for {', '.join(unknown)}; "
+            f"{made_for} the tissues {', '.join(trained)}, not for {', '.join(unknown)}; "
             "rename the segments, or choose another model"
         )
     order = {place[t.name.casefold()]: t for t in tissues}
@@ -91,7 +101,7 @@ def fitted(plan: Plan, index: dict[str, int], trained: tuple[str, ...]) -> tuple
             continue
         role = labelling.role_of_name(name)
         if role is None:
-            raise PlanError(f"the weights were trained for the tissue '{name}', which the segmentation lacks; choose another model")
+            raise PlanError(f"{made_for} the tissue '{name}', which the segmentation lacks; choose another model")
         made.append(presets.tissue(name, role))
     chi = tuple(
         dataclasses.replace(c, tissue=new_name[c.tissue], along=new_name[c.along]) for c in plan.anatomy.cross_diffusion)

@@ -76,11 +76,14 @@ class Planning:
         """(Plan, segment ID -> tissue index) of what is chosen; raises PlanError."""
         p = self._parameterNode
         law, loaded = p.growthLaw or presets.DEFAULT_GROWTH, Plan.from_json(p.loadedPlan) if p.loadedPlan else None
-        if p.model == models.TWIN:
-            law, loaded = choices.FROM_PLAN, models.twin_plan_of(p.twinFile)
+        twin = models.twin_of(p.twinFile) if p.model == models.TWIN else None
+        if twin is not None:
+            law, loaded = choices.FROM_PLAN, twin.plan
         made = choices.plan(
             tissues.rowsOf(p.segmentation), json.loads(p.roles), choices.treatments_of(p.treatments), self.days(),
             law, p.infiltration, p.massEffect, loaded)
+        if twin is not None:
+            return models.with_twin(*made, twin)
         return models.fitted(*made, models.weights_of(p.weightsFile).tissues) if p.model == models.WEIGHTS else made
 
     # The plan's file
