@@ -83,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.set_defaults(run=_compare)
 
+    verb = verbs.add_parser("benchmark", help="compare the learned twin with other methods", description="Train and score every method on the same cases, folds and budget.")
+    verb.add_argument("dataset", metavar="DATASET", help="voronoi, vessel, brains, or a folder of cases")
+    verb.add_argument("--out", metavar="DIR", required=True, help="folder for tables and figures, and for what the same command goes on from")
+    verb.add_argument("--methods", nargs="+", metavar="NAME", help="rows of the table (default: all)")
+    studies = ("methods", "ablation", "data", "extrapolation", "visits", "sensitivity")
+    verb.add_argument("--study", nargs="+", choices=studies, help="what to run (default: methods)")
+    verb.add_argument("--folds", type=int, metavar="N", help="parts of the cross-validation (default: 5)")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, the folds and the training (default: 0)")
+    verb.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100)")
+    verb.add_argument("--size", type=int, metavar="N", help="voxels along each edge of a generated case (default: 96)")
+    verb.add_argument("--steps", type=int, metavar="N", help="longest training, in steps of 8 cases (default: 400)")
+    verb.add_argument("--trials", type=int, metavar="N", help="settings that are tried for each method (default: 4)")
+    verb.add_argument("--processes", type=int, default=2, metavar="N", help="jobs side by side, one thread each (default: 2)")
+    verb.add_argument("--quick", action="store_true", help="every row in ten minutes: 40 cases, 2 folds, short training")
+    verb.set_defaults(run=_benchmark)
+
     verb = verbs.add_parser("bench", help="measure speed and accuracy", description="Measure speed and accuracy on the reference problems.")
     verb.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     verb.set_defaults(run=_bench)
@@ -119,7 +135,11 @@ def main(argv=None) -> int:
 def _user_errors() -> tuple:
     """The classes whose text is written for the user, of the modules that this run has loaded."""
     classes = [PlanError]
-    for module, name in (("engine", "ForecastError"), ("volumes", "VolumeError"), ("calibration.parameters", "CalibrationError")):
+    texts = (
+        ("engine", "ForecastError"), ("volumes", "VolumeError"), ("calibration.parameters", "CalibrationError"),
+        ("learning.cases", "DataError"), ("learning.weights", "TrainingError"), ("learning.jobs", "BenchmarkError"),
+    )
+    for module, name in texts:
         loaded = sys.modules.get(f"{__package__}.{module}")
         classes += [getattr(loaded, name)] if loaded else []
     return tuple(classes)
@@ -182,6 +202,12 @@ def _plan(arguments) -> None:
 
         volumes.write_bytes(arguments.out, plan.to_json().encode())
         print(f"wrote {arguments.out}")
+
+
+def _benchmark(arguments) -> None:
+    from .learning import benchmark
+
+    benchmark.main(arguments)
 
 
 def _bench(arguments) -> None:

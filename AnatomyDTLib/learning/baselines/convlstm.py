@@ -24,7 +24,7 @@ class Cell(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """Encodes the first state, steps the cell `steps` times per interval at 1/4 size, decodes at each visit.
+    """Encodes the first state, steps the cell `parts` times per interval at 1/4 size, decodes at each visit.
 
     At each step the cell sees the encoded first state and what lies in that part of the interval, days included.
     p(t) = softmax(logits(p(0)) + head(decoded h(t)))
@@ -33,9 +33,9 @@ class ConvLSTM(nn.Module):
 
     name = "ConvLSTM"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, steps: int = 3, kernel: int = 3):
+    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, parts: int = 3, kernel: int = 3):
         super().__init__()
-        self.steps = steps
+        self.parts = parts
         self.pyramid = Pyramid(axes, 2 * classes + images, width)
         self.cell = Cell(axes, self.pyramid.depth + GIVEN, self.pyramid.depth, kernel)
         self.head = Head(axes, width, CONDITIONS, classes)
@@ -47,7 +47,7 @@ class ConvLSTM(nn.Module):
         h, c = torch.tanh(deep), deep
         predicted = []
         for visit in range(1, batch.states.shape[1]):
-            for given in courses(batch, visit - 1, visit, self.steps).unbind(1):
+            for given in courses(batch, visit - 1, visit, self.parts).unbind(1):
                 h, c = self.cell(torch.cat((deep, everywhere(given, deep)), 1), h, c)
             features = self.pyramid.decode(full, half, h)
             predicted.append(torch.softmax(start + self.head(features, condition_of(batch, 0, visit)), 1))

@@ -29,15 +29,15 @@ class Velocity(nn.Module):
 class NeuralODE(nn.Module):
     """z(0) = encoded first state;  dz/dt = f(z, treatment of the interval);  p(t) = softmax(logits(p(0)) + head(z(t))).
 
-    Cases of different days are integrated side by side: each of `steps` parts of an interval is one step of rk4 over
+    Cases of different days are integrated side by side: each of `parts` parts of an interval is one step of rk4 over
     0..1, with f multiplied by the part's own length in days. axes, classes, images, width: as of `UNet`.
     """
 
     name = "NeuralODE"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, steps: int = 2):
+    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, parts: int = 2):
         super().__init__()
-        self.steps = steps
+        self.parts = parts
         self.pyramid = Pyramid(axes, 2 * classes + images, width)
         self.velocity = Velocity(axes, self.pyramid.depth)
         self.head = Head(axes, width, CONDITIONS, classes)
@@ -51,7 +51,7 @@ class NeuralODE(nn.Module):
         edges = torch.tensor((0.0, 1.0), dtype=z.dtype, device=z.device)
         predicted = []
         for visit in range(1, batch.states.shape[1]):
-            for given in courses(batch, visit - 1, visit, self.steps).unbind(1):
+            for given in courses(batch, visit - 1, visit, self.parts).unbind(1):
                 rate = given[:, 1:] / given[:, :1].clamp(min=SHORTEST)
                 length = everywhere(given[:, :1], z)
                 z = odeint(lambda _, state: length * self.velocity(state, rate), z, edges, method="rk4")[-1]

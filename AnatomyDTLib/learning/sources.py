@@ -1,0 +1,63 @@
+"""Where a benchmark's data come from, as a few words that make the same data anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, is_dataclass
+
+from .cases import DataError, Dataset
+
+GENERATED = ("voronoi", "vessel", "brains")
+
+
+@dataclass(frozen=True)
+class Source:
+    """kind: of GENERATED, or the path of a folder of cases; count: how many cases to generate
+
+    options: JSON text of the generator's settings that differ from its defaults, the seed among them
+    """
+
+    kind: str
+    count: int = 0
+    options: str = "{}"
+
+    @classmethod
+    def of(cls, kind: str, count: int, **options) -> Source:
+        return cls(kind, count, json.dumps(options, sort_keys=True))
+
+    def changed(self, **options) -> Source:
+        """The same with other settings; a dict changes what it names of a group of settings."""
+        own = json.loads(self.options)
+        for key, value in options.items():
+            own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value
+        return Source.of(self.kind, self.count, **own)
+
+    def open(self) -> Dataset:
+        """Makes or reads the dataset. Raises DataError."""
+        options = json.loads(self.options)
+        if self.kind == "voronoi":
+            from .voronoi import VoronoiSettings, voronoi
+
+            return voronoi(self.count, _settings(VoronoiSettings, options))
+        if self.kind == "vessel":
+            from .vessel import VesselSettings, vessel
+
+            return vessel(self.count, _settings(VesselSettings, options))
+        raise DataError(f"'{self.kind}' is no dataset; write one of {', '.join(GENERATED)} or a folder of cases")
+
+
+def _settings(cls, options: dict):
+    """A settings class from JSON: groups of settings are objects, tuples are lists."""
+    default = cls()
+    known = {f.name for f in fields(cls)}
+    made = {}
+    for key, value in options.items():
+        if key not in known:
+            raise DataError(f"there is no setting '{key}'; known are {', '.join(sorted(known))}")
+        former = getattr(default, key)
+        made[key] = _settings(type(former), value) if is_dataclass(former) else _tupled(value)
+    return cls(**made)
+
+
+def _tupled(value):
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value

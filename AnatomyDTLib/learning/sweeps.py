@@ -1,0 +1,134 @@
+"""Studies beside the table: training-set size, extrapolation, missing visits, sensitivity of the twin.
+
+Each is a list of points; at each point every method is trained (or the twin changed) and scored on the same folds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from . import tables
+from .evaluation import aligned
+from .jobs import BenchmarkError, Job, opened, run_all
+from .methods import METHODS, TWIN
+from .sources import GENERATED
+
+TRAINING_CASES = (5, 10, 20, 50, 100)
+KEPT_VISITS = (1.0, 0.67, 0.33)
+STUDIES = ("data", "extrapolation", "visits", "sensitivity")
+TITLES = {
+    "data": "training cases", "extrapolation": "extrapolation", "visits": "missing visits", "sensitivity": "sensitivity of the twin",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of a sweep. panel: which axis; place: on it; changes: what differs in the jobs"""
+
+    panel: str
+    place: object
+    changes: dict = field(default_factory=dict)
+
+
+def methods(study: str, asked: Sequence[str]) -> tuple[str, ...]:
+    """The methods that a study runs."""
+    return (TWIN,) if study == "sensitivity" else tuple(asked)
+
+
+def points(study: str, plan) -> list[Point]:
+    """The points of a study for a plan; raises BenchmarkError where the data cannot be changed so."""
+    source = plan.source
+    if study == "data":
+        sizes = TRAINING_CASES if not plan.quick else TRAINING_CASES[1:3]
+        if source.kind in GENERATED:
+            # the other folds of a dataset of this size hold as many cases as the largest point asks for
+            source = replace(source, count=math.ceil(max(sizes) * plan.folds / (plan.folds - 1)))
+        else:
+            most = len(opened(source)) * (plan.folds - 1) // plan.folds
+            sizes = [n for n in sizes if n <= most]
+        return [Point("training cases", n, {"train_cases": n, "source": source}) for n in sizes]
+    if source.kind not in GENERATED:
+        raise BenchmarkError(f"the study '{study}' changes how cases are made; it is for {', '.join(GENERATED)}, not for a folder")
+    if study == "extrapolation":
+        later = source.changed(courses={"interval_days": [180, 180]})
+        single = source.changed(courses={"treatments": ["none", "radiotherapy", "chemotherapy"]})
+        both = source.changed(courses={"treatments": ["both"]})
+        return [
+            Point("extrapolation", "30 to 90 days, as trained", {}),
+            Point("extrapolation", "180 days", {"tested": later}),
+            Point("extrapolation", "single treatments, as trained", {"source": single}),
+            Point("extrapolation", "both treatments together", {"source": single, "tested": both}),
+        ]
+    if study == "visits":
+        often = source.changed(courses={"visits": 4, "interval_days": [15, 45]})
+        return [Point("later visits kept", kept, {"source": often, "kept_visits": kept}) for kept in KEPT_VISITS]
+    raise BenchmarkError(f"there is no study '{study}'")
+
+
+def jobs(study: str, plan, settings: dict[str, dict]) -> list[tuple[Point, Job]]:
+    """Every point of every method and fold."""
+    return [
+        (point, replace(Job(
+            study, METHODS[key].name, key, plan.source, fold, plan.folds, plan.seed, settings=settings[key], training=plan.training,
+        ), **point.changes))
+        for point in points(study, plan) for key in settings for fold in range(plan.folds)
+    ]
+
+
+def run(study: str, plan, dataset, settings, say) -> tuple[str, list[tuple], dict[str, list[tables.Row]]]:
+    """(Markdown, lines of the CSV, rows by point) of a study; draws its figure into the plan's folder."""
+    planned = jobs(study, plan, settings)
+    records = run_all([job for _, job in planned], plan.folder / study, plan.processes, say)
+    found: dict[int, list[tables.Row]] = {}
+    places = points(study, plan)
+    for at, point in enumerate(places):
+        own = [(job, r) for (p, job), r in zip(planned, records) if p == point]
+        names = dict.fromkeys(job.row for job, _ in own)
+        found[at] = [
+            tables.row(name, [r["cases"] for job, r in own if job.row == name], dataset.anatomy.tumors, dataset.tree_classes,
+                       [r for job, r in own if job.row == name])
+            for name in names
+        ]
+    tables.lines(_curves(places, found), {p.panel: p.panel for p in places}, plan.folder / f"{study}.png", f"{dataset.name}: {TITLES[study]}")
+    named = {f"{p.panel}: {p.place}": found[at] for at, p in enumerate(places)}
+    lines = [line for name, rows in named.items() for line in tables.csv_lines(rows, dataset.anatomy.names, study, name)]
+    return _table(places, found), lines, named
+
+
+def _curves(places, found) -> dict:
+    """panel -> {method: (places, rows)}, for `tables.lines`."""
+    curves: dict[str, dict] = {}
+    for at, point in enumerate(places):
+        for row in found[at]:
+            x, rows = curves.setdefault(point.panel, {}).setdefault(row.name, ([], []))
+            x.append(point.place)
+            rows.append(row)
+    return curves
+
+
+def _table(places, found) -> str:
+    """DSC and HD95 of every method at every point, the best in bold, and p of the best against the next."""
+    parts = []
+    for metric in tables.TESTED:
+        title, factor, digits, _ = tables.METRICS[metric]
+        names = list(dict.fromkeys(row.name for rows in found.values() for row in rows))
+        body = [(title, *(str(p.place) for p in places))]
+        cells = {name: [] for name in names}
+        last = []
+        for at, _ in enumerate(places):
+            leader = tables.best(found[at], metric)
+            own = {row.name: row for row in found[at]}
+            for name in names:
+                row = own.get(name)
+                mean = math.nan if row is None else row.mean(metric)
+                text = "" if math.isnan(mean) else f"{factor * mean:.{digits}f} ± {factor * row.std(metric):.{digits}f}"
+                cells[name].append(f"**{text}**" if row is leader and text and len(names) > 1 else text)
+            rival = None if leader is None else tables.best([r for r in found[at] if r is not leader], metric)
+            last.append("" if rival is None else f"{tables.p_value(leader, rival, metric):.2g}")
+        body += [(name, *cells[name]) for name in names]
+        if len(names) > 1:
+            body.append(("p, best against next", *last))
+        parts.append(aligned(body))
+    return "\n".join(parts)
