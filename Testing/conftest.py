@@ -14,6 +14,18 @@ def one_torch_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def host():
+    """The module in its host, with an open panel."""
+    pytest.importorskip("slicer")
+    pytest.importorskip("PySide6.QtWidgets")
+    from slicer_host import Host
+
+    host = Host()
+    yield host
+    host.close()
+
+
 class HeadlessScene:
     """The real scene and the real logics of slicer-core, as the application brings them."""
 
