@@ -14,10 +14,11 @@ LIB = ROOT / "AnatomyDTLib"
 FLOORS = {
     "cli": 6, "compare_cli": 5.5, "__main__": 6, "bench": 6,
     "outputs": 5, "inputs": 4,
-    "scene": 4, "report": 4, "comparison_report": 4, "volumes": 4, "imagefiles": 4,
+    "scene": 4, "report": 4, "comparison_report": 4,
     "engine": 3,
     "calibration": 2.5, "learning": 2,
     "physics": 1,
+    "volumes": 0, "imagefiles": 0,      # files in and out stand on nothing; datasets are read with them
     "state": 0, "plan": 0, "interventions": 0, "checks": 0, "presets": 0, "labelling": 0, "__init__": 0,
 }
 

@@ -97,11 +97,12 @@ class Front:
         self.mask, self.spacing_mm = mask, tuple(spacing_mm)
         self.distance = signed_distance(mask, spacing_mm)
         slowness = 1.0 / np.maximum(speed, 1.0 / FAR)
-        most = max(0.0, *advances)
-        times = arrival_times(mask, slowness, spacing_mm, most + 0.5 * min(spacing_mm) * float(slowness[speed > 0].max()))
-        # the border lies half a voxel outside the mask's voxels
-        ahead = np.minimum(times - 0.5 * min(spacing_mm) * np.minimum(slowness, FAR), FAR)
-        self.level = np.where(mask, self.distance, np.maximum(ahead, 1e-6))
+        # the border lies half a voxel outside the mask's voxels, where times start
+        rim = ndimage.binary_dilation(mask) & ~mask & (speed > 0)
+        half = 0.5 * min(spacing_mm) * float(slowness[rim].mean()) if rim.any() else 0.0
+        times = arrival_times(mask, slowness, spacing_mm, max(0.0, *advances) + half)
+        ahead = np.where(speed > 0, np.maximum(times - half, 1e-6), FAR)
+        self.level = np.where(mask, self.distance, ahead)
         self.least = (1.0 - LEAST_CORE) * float(self.distance.min())
 
     def extent(self, advance_mm: float) -> np.ndarray:
