@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import sweeps, tables
-from .jobs import BenchmarkError, Job, ceiling, opened, run_all, split
+from .jobs import BenchmarkError, Job, ceiling, made_folder, opened, run_all, split
 from .methods import ABLATIONS, METHODS, TRIALS
 from .sources import GENERATED, Source
 
@@ -122,11 +122,12 @@ def ceiling_row(plan: Plan, dataset) -> list[tables.Row]:
     return [tables.row("Ceiling (the generator's truth)", folds, dataset.anatomy.tumors, dataset.tree_classes, ranked=False)] if all(folds) else []
 
 
-def benchmark(plan: Plan, out=sys.stdout, say=None) -> dict:
+def benchmark(plan: Plan, say=None) -> dict:
     """Runs the studies of a plan, prints and writes their tables. Study -> rows, or rows by point."""
     began = time.monotonic()
     dataset = opened(plan.source)
-    dataset.folds(plan.folds, plan.seed)                       # refused before anything is trained
+    dataset.folds(plan.folds, plan.seed)        # refused before anything is trained
+    made_folder(plan.folder)
     results = {}
     for study in plan.studies:
         if study in ("methods", "ablation"):
@@ -138,14 +139,14 @@ def benchmark(plan: Plan, out=sys.stdout, say=None) -> dict:
             if study == "methods":
                 rows += ceiling_row(plan, dataset)
             results[study] = rows
-            _write_study(plan, study, dataset, rows, settings, records, out)
+            _write_study(plan, study, dataset, rows, settings, records)
         else:
             settings = chosen_settings(plan, sweeps.methods(study, plan.methods), say)
             table, lines, results[study] = sweeps.run(study, plan, dataset, settings, say)
             text = f"{heading(plan, study, dataset)}\n{table}"
             write_files(plan.folder, study, text, tables.csv_text(lines))
-            print(text, file=out)
-    print(f"{time.monotonic() - began:.0f} s, tables in {plan.folder}", file=out)
+            print(text)
+    print(f"{time.monotonic() - began:.0f} s, tables in {plan.folder}")
     return results
 
 
@@ -159,7 +160,7 @@ def heading(plan: Plan, study: str, dataset) -> str:
     )
 
 
-def _write_study(plan, study, dataset, rows, settings, records, out) -> None:
+def _write_study(plan, study, dataset, rows, settings, records) -> None:
     names = dataset.anatomy.names
     lost = "lost: structures that only one side has; their DSC and clDice count as 0 and their HD95 as the image's diagonal.\n"
     text = "\n".join((
@@ -170,7 +171,7 @@ def _write_study(plan, study, dataset, rows, settings, records, out) -> None:
     ))
     write_files(plan.folder, study, text, tables.csv_text(tables.csv_lines(rows, names, study)))
     tables.figure(rows, f"{dataset.name}: {study}" + (" (quick)" if plan.quick else ""), plan.folder / f"{study}.png")
-    print(text, file=out)
+    print(text)
 
 
 def _described(settings, records, dataset) -> str:
@@ -187,7 +188,6 @@ def _described(settings, records, dataset) -> str:
 def write_files(folder: Path, study: str, markdown: str, table: str) -> None:
     """Writes DIR/study.md and DIR/study.csv; raises BenchmarkError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{study}.md").write_text(markdown, encoding="utf-8")
         (folder / f"{study}.csv").write_text(table, encoding="utf-8")
     except OSError as error:

@@ -240,10 +240,19 @@ def _read(path: Path, job: Job) -> dict | None:
     return record if isinstance(record, dict) and record.get("job") == json.loads(job.to_json()) else None
 
 
+def made_folder(folder: Path) -> Path:
+    """The folder, made where it is missing; raises BenchmarkError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchmarkError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
+    return folder
+
+
 def _write(path: Path, record: dict) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
+    made_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(record), encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
