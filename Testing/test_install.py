@@ -149,7 +149,7 @@ def test_the_installed_tree_forecasts_on_its_own(installed):
         "run = Run(labels, (1.0, 1.0, 1.0), Plan(Anatomy(tissues), (), (10.0, 20.0), presets.infiltration_mm()))\n"
         "while not run.poll():\n"
         "    time.sleep(0.02)\n"
-        "found = run.result()\n"
+        "found = run.result().forecast\n"
         "assert 'torch' not in sys.modules, 'the application must not load torch'\n"
         "print(found.volume_ml[:, 2].tolist())\n"
     )

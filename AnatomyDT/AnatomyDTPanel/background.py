@@ -8,7 +8,7 @@ A process and not a thread, because
 * a crash or an exhausted memory ends the process and not Slicer.
 What it costs is one import of torch, two to five seconds, in each run.
 
-Nothing here knows of Qt or of a scene: the caller polls from a timer.
+Nothing here knows of Qt or of a scene: the caller polls from a timer, and fetches the result in slices.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from AnatomyDTLib.plan import Plan
 
 WORKER = Path(__file__).with_name("worker.py")
 PROGRESS = "@progress "
+# An ended process is waited for, but not for ever: a driver of a graphics card can hold it back.
+LONGEST_WAIT_SECONDS = 1.5
 
 
 def python() -> str:
@@ -78,9 +81,12 @@ class Process:
     def poll(self) -> bool:
         """Reads what the process said since the last call; True when it has ended."""
         ended = self._process.poll() is not None
-        with open(self._folder / "log.txt", "rb") as file:
-            file.seek(self._read)
-            new = file.read()
+        try:
+            with open(self._folder / "log.txt", "rb") as file:
+                file.seek(self._read)
+                new = file.read()
+        except OSError:
+            new = b""  # somebody cleaned the temporary folder; the process ends itself then
         whole = len(new) if ended else new.rfind(b"\n") + 1
         self._read += whole
         for line in new[:whole].decode("utf-8", "replace").splitlines():
@@ -93,16 +99,33 @@ class Process:
 
     def result(self):
         """What came out, once poll() is True; raises ForecastError with one sentence if nothing did."""
+        slices = self.loading()
+        while True:
+            try:
+                next(slices)
+            except StopIteration as last:
+                return last.value
+
+    def loading(self):
+        """The result in slices: a generator that returns it. However it ends, the process's files are removed."""
         code = self._process.wait()
         try:
+            yield
             refusal = self._folder / "refusal.json"
             if refusal.is_file():
                 raise ForecastError(json.loads(refusal.read_text(encoding="utf-8")))
             if code != 0 or not (self._folder / "answer.json").is_file():
                 raise ForecastError(self._why(code))
-            return self._result(json.loads((self._folder / "answer.json").read_text(encoding="utf-8")))
+            return (yield from self._loading(json.loads((self._folder / "answer.json").read_text(encoding="utf-8"))))
+        except (OSError, EOFError) as error:
+            raise ForecastError(f"the result of the computation cannot be read: {error}") from None
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _loading(self, answer):
+        """Slices that make the result of what the process answered."""
+        yield
+        return self._result(answer)
 
     def cancel(self) -> None:
         """Ends the process and all that it started; harmless when it has ended."""
@@ -117,54 +140,113 @@ class Process:
                     os.killpg(self._process.pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass  # it ended in between
-            self._process.wait()
+            try:
+                self._process.wait(LONGEST_WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass  # it was told; the user is not kept waiting
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _why(self, code: int) -> str:
         said = "\n".join(self.log)
         if "No module named 'torch'" in said:
             return "PyTorch is not installed; install it with the PyTorch extension and press Apply again"
+        full = (
+            "the computation was ended because the memory was full: "
+            "crop the image, use larger voxels or close other programs"
+        )
+        if "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said:
+            return full
         if code in (-9, 137):
-            return (
-                "the computation was ended by the system, most often because the memory was full: "
-                "crop the image, use larger voxels or close other programs"
-            )
+            return full.replace("because", "by the system, most often because")
+        if code < 0 or code >= 0xC0000000:
+            return f"the computation crashed ({_crash(code)}); the log says what it did last. Run it again, or on another device"
         last = self.log[-1] if self.log else "it said nothing"
         return f"the computation ended unexpectedly (exit code {code}): {last}"
 
 
+def _crash(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"exit code {code:#x}"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a forecast's process made.
+
+    surfaces: frame by frame, the closed surfaces of tissues 1, 2, ... as `scene.surfaces.arrays_of` gives them; the same
+        object in two frames that do not differ. None where the process has no VTK
+    tumor_center: (k, j, i) of the tumor's middle on day 0, None without a tumor
+    """
+
+    forecast: Forecast
+    surfaces: list[list[dict[str, np.ndarray]]] | None
+    tumor_center: tuple[float, float, float] | None
+
+
 class Run(Process):
-    """A forecast; arguments as `engine.forecast`, result() is a Forecast."""
+    """A forecast; arguments as `engine.forecast`, result() is Computed.
+
+    ijk_to_ras: (4, 4) of the labels' grid, for the surfaces; None: no surfaces are made
+    """
 
     def __init__(
         self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False, weights=None,
+        ijk_to_ras=None,
     ):
-        self.plan, self.spacing_mm = plan, tuple(spacing_mm)
+        self.plan, self.spacing_mm, self._shape = plan, tuple(spacing_mm), labels.shape
         files = {name: f"map{number}" for number, name in enumerate(maps or {})}
         request = {
             "task": "forecast", "plan": plan.to_json(), "spacing_mm": list(self.spacing_mm), "maps": files,
             "device": device, "probabilities": probabilities, "weights": weights,
+            "ijk_to_ras": None if ijk_to_ras is None else np.asarray(ijk_to_ras).tolist(),
         }
         super().__init__(request, {"labels": labels, **{files[name]: values for name, values in (maps or {}).items()}})
 
-    def _result(self, answer: dict) -> Forecast:
-        probability = self._folder / "found_probability.npy"
-        return Forecast(
-            np.array(answer["days"]), np.load(self._folder / "found_labels.npy"), np.array(answer["volume_ml"]),
-            np.load(probability) if probability.is_file() else None, self.spacing_mm, self.plan,
+    def _loading(self, answer: dict):
+        days = np.array(answer["days"])
+        # Frame by frame: many frames of a large image take seconds to read.
+        labels = np.empty((len(days), *self._shape), np.uint8)
+        probability = np.empty(labels.shape, np.float16) if answer["probabilities"] else None
+        for frame in range(len(days)):
+            yield
+            labels[frame] = self._load(f"labels{frame}")
+            if probability is not None:
+                yield
+                probability[frame] = self._load(f"probability{frame}")
+        surfaces, read = None, {}
+        if answer["surfaces"] is not None:
+            surfaces = []
+            for numbers in answer["surfaces"]:
+                yield
+                for number in numbers:
+                    if number not in read:
+                        read[number] = {key: self._load(f"{key}{number}") for key in ("points", "normals", "triangles")}
+                surfaces.append([read[number] for number in numbers])
+        forecast = Forecast(
+            days, labels, np.array(answer["volume_ml"]), probability, self.spacing_mm, self.plan,
             tuple(answer["warnings"]), answer["run"],
         )
+        return Computed(forecast, surfaces, answer["tumor_center"] and tuple(answer["tumor_center"]))
+
+    def _load(self, name: str) -> np.ndarray:
+        return np.load(self._folder / f"found_{name}.npy")
 
 
 class Scoring(Process):
-    """How well a label map predicts another; result() is a list of dictionaries, evaluation.ClassScore by name.
+    """How well label maps predict others; result() has a list for each pair, of evaluation.ClassScore as dictionaries.
 
-    predicted, observed: (Z, Y, X) whole numbers; names: label value -> name
+    pairs: (predicted, observed, label value -> name), the maps (Z, Y, X) of whole numbers
     """
 
-    def __init__(self, predicted: np.ndarray, observed: np.ndarray, spacing_mm, names: dict[int, str]):
-        request = {"task": "score", "spacing_mm": list(spacing_mm), "names": list(names.items())}
-        super().__init__(request, {"predicted": predicted, "observed": observed})
+    def __init__(self, pairs, spacing_mm):
+        arrays = {}
+        for number, (predicted, observed, _) in enumerate(pairs):
+            arrays |= {f"predicted{number}": predicted, f"observed{number}": observed}
+        request = {
+            "task": "score", "spacing_mm": list(spacing_mm), "names": [list(names.items()) for _, _, names in pairs]}
+        super().__init__(request, arrays)
 
-    def _result(self, answer: list) -> list[dict]:
+    def _result(self, answer: list) -> list[list[dict]]:
         return answer

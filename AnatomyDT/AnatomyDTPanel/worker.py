@@ -6,6 +6,7 @@ tell how far it is; every other line is for the log.
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -37,9 +38,13 @@ def alive(pid: int) -> bool:
 
 
 def leave_with(folder: str, parent: int) -> None:
-    """Ends this process when nobody waits for it: the application has gone, or has removed the folder."""
+    """Ends this process when nobody waits for it: the application has gone, or has removed the folder.
+
+    What an application that has gone cannot remove any more, the patient's label maps, is removed here.
+    """
     while os.path.isdir(folder) and alive(parent):
         time.sleep(0.5)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(3)
 
 
@@ -57,10 +62,17 @@ def score(folder: str, request: dict) -> None:
 
     from AnatomyDTLib.learning import evaluation
 
-    print(f"{PROGRESS}0.1 comparing", flush=True)
-    names = {int(value): name for value, name in request["names"]}
-    found = evaluation.score(load(folder, "predicted"), load(folder, "observed"), request["spacing_mm"], names)
-    write(folder, "answer.json", [dataclasses.asdict(one) for one in found])
+    answer = []
+    for number, names in enumerate(request["names"]):
+        tell(number / len(request["names"]), "comparing")
+        predicted, observed = load(folder, f"predicted{number}"), load(folder, f"observed{number}")
+        found = evaluation.score(predicted, observed, request["spacing_mm"], {int(value): name for value, name in names})
+        answer.append([dataclasses.asdict(one) for one in found])
+    write(folder, "answer.json", answer)
+
+
+def tell(fraction: float, text: str) -> None:
+    print(f"{PROGRESS}{fraction:.4f} {text}", flush=True)
 
 
 def devices(folder: str, request: dict) -> None:
@@ -109,21 +121,61 @@ def forecast(folder: str, request: dict) -> None:
     def told(fraction, text):
         if fraction - last[0] >= 0.002 or fraction >= 1.0:
             last[0] = fraction
-            print(f"{PROGRESS}{fraction:.4f} {text}", flush=True)
+            tell(0.95 * fraction, text)
 
     found = engine.forecast(
         load(folder, "labels"), request["spacing_mm"], Plan.from_json(request["plan"]),
         maps=maps, weights=request["weights"], device=request["device"], probabilities=request["probabilities"],
         progress=told,
     )
-    np.save(os.path.join(folder, "found_labels.npy"), found.labels)
-    if found.tumor_probability is not None:
-        np.save(os.path.join(folder, "found_probability.npy"), found.tumor_probability)
+    for number, labels in enumerate(found.labels):
+        save(folder, f"labels{number}", labels)
+        if found.tumor_probability is not None:
+            save(folder, f"probability{number}", found.tumor_probability[number])
+    tumor = np.argwhere(np.isin(found.labels[0], found.plan.anatomy.tumors))
     answer = {
         "days": found.days.tolist(), "volume_ml": found.volume_ml.tolist(), "warnings": list(found.warnings),
-        "run": found.run,
+        "run": found.run, "probabilities": found.tumor_probability is not None,
+        "surfaces": surfaces(folder, found, request["ijk_to_ras"]) if request["ijk_to_ras"] else None,
+        "tumor_center": tumor.mean(0).tolist() if len(tumor) else None,
     }
     write(folder, "answer.json", answer)
+
+
+def surfaces(folder: str, found, ijk_to_ras):
+    """Writes the closed surfaces of all frames; for each frame, the numbers of its surfaces. None without VTK."""
+    import types
+
+    import numpy as np
+
+    try:
+        from AnatomyDTLib.scene import surfaces
+    except ImportError as error:
+        print(f"the application makes the surfaces: {error}", flush=True)
+        return None
+    frames = found.labels.reshape(len(found.days), *found.labels.shape[-3:])
+    matrix = np.array(ijk_to_ras)
+    spacing_mm = np.linalg.norm(matrix[:3, :3], axis=0)[::-1]
+    grid = types.SimpleNamespace(shape=frames.shape[1:], spacing_mm=tuple(spacing_mm), ijk_to_ras=matrix)
+    made, written, answer = surfaces.Surfaces(grid), {}, []
+    for frame, labels in enumerate(frames):
+        tell(0.95 + 0.05 * frame / len(frames), f"making surfaces {frame + 1} of {len(frames)}")
+        row = []
+        for mesh in made.of(labels, len(found.plan.anatomy.tissues) - 1):
+            if id(mesh) not in written:
+                # Kept with its number: an object that has gone would leave its id to another one.
+                written[id(mesh)] = (len(written), mesh)
+                for key, values in surfaces.arrays_of(mesh).items():
+                    save(folder, f"{key}{written[id(mesh)][0]}", values)
+            row.append(written[id(mesh)][0])
+        answer.append(row)
+    return answer
+
+
+def save(folder: str, name: str, values) -> None:
+    import numpy as np
+
+    np.save(os.path.join(folder, f"found_{name}.npy"), values)
 
 
 def write(folder: str, name: str, document) -> None:
@@ -146,6 +198,10 @@ def main(folder: str, parent: str) -> int:
     except MemoryError:
         text = "there is not enough memory for this forecast: crop the image or use larger voxels"
         write(folder, "refusal.json", text)
+        return 2
+    except OSError as error:
+        traceback.print_exc()
+        write(folder, "refusal.json", f"the computation could not read or write its files: {error.strerror or error}")
         return 2
     return 0
 

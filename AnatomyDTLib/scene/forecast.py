@@ -8,6 +8,7 @@ cancelled leaves the scene as it was.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from ..engine import Forecast, ForecastError
 from ..plan import Plan
 from . import charts, segmentation, sequence
 from .segmentation import Baseline, Segment
-from .slices import all_or_nothing, finished, nodes, numbered, remove as remove_nodes
+from .slices import all_or_nothing, finished, nodes, remove as remove_nodes, saying
 
 # An attribute of the browser: the name of the forecast that it plays. The nodes that belong to it are
 # node references of the browser, so that they are found again in a scene that was saved and loaded.
@@ -112,8 +113,9 @@ def showing(
     """
     parts = 2 if found.tumor_probability is not None else 1
     count = parts * (len(found.days) + 2) + 4
-    return (yield from numbered(
-        all_or_nothing(scene, _showing(scene, found, baseline, segments, name, meshes, attributes or {})), count))
+    slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {})
+    done = itertools.count(1)
+    return (yield from saying(all_or_nothing(scene, slices), lambda nothing: (next(done), count)))
 
 
 def _showing(scene, found, baseline, segments, name, meshes, attributes):

@@ -71,10 +71,11 @@ def know_conversions() -> None:
         logic.SetMRMLScene(slicer.vtkMRMLScene())
 
 
-def read(node, reference=None, segment_ids=None) -> Baseline:
+def read(node, reference=None, segment_ids=None, parent=None) -> Baseline:
     """Reads a segmentation node; the node is not changed.
 
     node: vtkMRMLSegmentationNode
+    parent: the transform node above it where it cannot tell itself: a sequence's frame has none
     reference: volume node whose voxels are taken; None: the segmentation's own geometry
     segment_ids: which segments; None: all
     Raises ForecastError with one sentence.
@@ -86,7 +87,7 @@ def read(node, reference=None, segment_ids=None) -> Baseline:
     what = f"the segmentation '{node.GetName()}'"
     present = _segment_ids(node, segment_ids, what)
     segmentation, warnings = node.GetSegmentation(), []
-    parent = node.GetParentTransformNode()
+    parent = parent or node.GetParentTransformNode()
     to_world, warp = transform_between(parent, None)
     grid = None
     if reference is not None:

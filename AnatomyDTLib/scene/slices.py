@@ -47,17 +47,15 @@ def all_or_nothing(scene, slices: Generator) -> Generator:
         raise
 
 
-def numbered(slices: Generator, count: int) -> Generator:
-    """The same slices, which say (how many are done, `count`)."""
-    done = 0
+def saying(slices: Generator, say: Callable) -> Generator:
+    """The same slices, each yielding say(what it yielded)."""
     try:
         while True:
             try:
-                next(slices)
+                said = next(slices)
             except StopIteration as last:
                 return last.value
-            done += 1
-            yield done, count
+            yield say(said)
     finally:
         slices.close()
 

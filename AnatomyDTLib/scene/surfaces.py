@@ -119,6 +119,22 @@ def mesh_of(arrays) -> vtk.vtkPolyData:
     return mesh
 
 
+def stored_meshes(stored):
+    """Number of a frame -> its surfaces, from their arrays; two frames with the same arrays share the surface.
+
+    stored: frame by frame, what `arrays_of` gave for each structure
+    """
+    made: dict[int, vtk.vtkPolyData] = {}
+
+    def meshes(number: int) -> list[vtk.vtkPolyData]:
+        for arrays in stored[number]:
+            if id(arrays) not in made:
+                made[id(arrays)] = mesh_of(arrays)
+        return [made[id(arrays)] for arrays in stored[number]]
+
+    return meshes
+
+
 def _triangulated(points: np.ndarray, triangles: np.ndarray) -> vtk.vtkPolyData:
     mesh = vtk.vtkPolyData()
     placed = vtk.vtkPoints()

@@ -1,0 +1,109 @@
+"""How forecasts are shown in the views: visibility, outline, centre, charts, tables, side by side."""
+
+import json
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from AnatomyDTLib.scene import forecast as rooms
+
+# An attribute of the browser: (k, j, i) of the tumor's middle on day 0.
+CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
+
+
+class Views:
+    """A part of the logic."""
+
+    def bringToFront(self, shown):
+        """Shows one forecast in the views, hides the others and the fill of what it started from."""
+        for other in self.forecasts():
+            for node in (other.proxy, other.probability_proxy):
+                if node is not None and node.GetDisplayNode() is not None:
+                    node.GetDisplayNode().SetVisibility(other.browser is shown.browser)
+            if other.proxy.GetDisplayNode() is not None:
+                other.proxy.GetDisplayNode().RemoveAllViewNodeIDs()
+        if shown.baseline is not None:
+            display = shown.baseline.GetDisplayNode()
+            outlined = display is not None and display.GetVisibility() and not display.GetVisibility2DFill()
+            self.showOutline(shown.baseline, display.GetOpacity2DOutline() if outlined else 0.0)
+
+    def centerOnTumor(self, shown):
+        """Moves all slice views to the middle of the tumor on day 0."""
+        center = shown.browser.GetAttribute(CENTER_ATTRIBUTE)
+        image = shown.proxy.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+        if not center or image is None:
+            return
+        k, j, i = json.loads(center)
+        toWorld = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(toWorld)
+        point = toWorld.MultiplyPoint((i, j, k, 1.0))[:3]
+        general = vtk.vtkGeneralTransform()
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(shown.proxy.GetParentTransformNode(), None, general)
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *general.TransformPoint(point))
+
+    def showOutline(self, segmentation, opacity):
+        """Outlines of a segmentation over the slices, nothing else of it."""
+        segmentation.CreateDefaultDisplayNodes()
+        display = segmentation.GetDisplayNode()
+        display.SetVisibility(opacity > 0)
+        display.SetVisibility3D(False)
+        display.SetVisibility2DFill(False)
+        display.SetVisibility2DOutline(True)
+        display.SetOpacity2DOutline(opacity)
+
+    def showChart(self, chart):
+        slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+    def showTable(self, table):
+        layout = slicer.app.layoutManager()
+        if layout is not None:
+            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+            slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(table.GetID())
+            slicer.app.applicationLogic().PropagateTableSelection()
+
+    def compare(self, tissue):
+        """One chart of a tissue in all forecasts; returns it. An earlier one of the same name is replaced."""
+        name = _("Comparison: {tissue}").format(tissue=tissue)
+        former = slicer.mrmlScene.GetFirstNodeByName(name)
+        series, chart = rooms.compare(slicer.mrmlScene, self.forecasts(), tissue, name)
+        if former is not None and former.IsA("vtkMRMLPlotChartNode"):
+            lines = [former.GetNthPlotSeriesNode(i) for i in range(former.GetNumberOfPlotSeriesNodes())]
+            slicer.mrmlScene.RemoveNode(former)
+            for line in lines:
+                if line is not None:
+                    slicer.mrmlScene.RemoveNode(line)
+        self.showChart(chart)
+        return chart
+
+    def showSideBySide(self, left, right):
+        """Two forecasts in two linked slice views."""
+        layout = slicer.app.layoutManager()
+        if layout is not None:
+            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
+        for shown, view in ((left, "Red"), (right, "Yellow")):
+            display = shown.proxy.GetDisplayNode()
+            display.SetVisibility(True)
+            display.RemoveAllViewNodeIDs()
+            display.AddViewNodeID("vtkMRMLSliceNode" + view)
+        red, yellow = (slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNode" + view) for view in ("Red", "Yellow"))
+        if red is not None and yellow is not None:
+            yellow.SetOrientation(red.GetOrientation())
+            yellow.GetSliceToRAS().DeepCopy(red.GetSliceToRAS())
+            yellow.UpdateMatrices()
+            yellow.SetFieldOfView(*red.GetFieldOfView())
+            yellow.SetXYZOrigin(*red.GetXYZOrigin())
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            composite.SetLinkedControl(True)
+
+    def followDay(self, leader, follower):
+        """Sets a browser to the day nearest to the other's."""
+        sequence = leader.GetMasterSequenceNode()
+        if sequence is None or not 0 <= leader.GetSelectedItemNumber() < sequence.GetNumberOfDataNodes():
+            return
+        day = float(sequence.GetNthIndexValue(leader.GetSelectedItemNumber()))
+        other = follower.GetMasterSequenceNode()
+        days = [float(other.GetNthIndexValue(i)) for i in range(other.GetNumberOfDataNodes())]
+        nearest = min(range(len(days)), key=lambda i: abs(days[i] - day))
+        if follower.GetSelectedItemNumber() != nearest:
+            follower.SetSelectedItemNumber(nearest)
