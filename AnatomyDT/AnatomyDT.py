@@ -21,6 +21,7 @@ from AnatomyDTPanel import choices, tissues
 from AnatomyDTPanel.followups import FollowUpTable
 from AnatomyDTPanel.forecasting import Forecasting
 from AnatomyDTPanel.inputs import Inputs
+from AnatomyDTPanel.keyboard import letTabReach
 from AnatomyDTPanel.logic import AnatomyDTLogic
 from AnatomyDTPanel.planning import Planning
 from AnatomyDTPanel.results import Results
@@ -135,6 +136,8 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         ui.scoreButton.connect("clicked(bool)", lambda checked=False: self.onScore())
         ui.compareButton.connect("clicked(bool)", lambda checked=False: self.onCompare())
         ui.sideBySideButton.connect("clicked(bool)", lambda checked=False: self.onSideBySide())
+        for selector in (ui.segmentationSelector, ui.referenceSelector, ui.regionsSelector, ui.doseSelector):
+            letTabReach(selector)
         ui.progressBar.setVisible(False)
         self.initializeParameterNode()
         self.updateResults()

@@ -6,6 +6,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from .keyboard import letTabReach, tabFrom
+
 LATEST_DAY = 36500.0
 # What a new row says: the day of the last one and a usual time between two scans.
 BETWEEN_SCANS_DAYS = 90.0
@@ -48,6 +50,7 @@ class FollowUpTable:
         self._table.setRowCount(0)
         self._table.setRowCount(len(self._rows))
         self._table.setVisible(len(self._rows) > 0)
+        reached = []
         for number in range(len(self._rows)):
             selector, spin, button = self._selector(number), self._spin(number), qt.QPushButton(_("✕"))
             button.setObjectName("removeFollowUp" + str(number))
@@ -57,6 +60,11 @@ class FollowUpTable:
             for column, widget in enumerate((selector, spin, button)):
                 self._table.setCellWidget(number, column, widget)
             self._widgets.append((selector, spin))
+            reached += [letTabReach(selector, hasLabel=False), spin, button]
+        tabFrom(self._table, reached)
+        # As high as its rows, up to three; more are scrolled to.
+        rows = min(len(self._rows), 3)
+        self._table.setFixedHeight((rows + 1) * self._table.rowHeight(0))
 
     def _selector(self, number):
         selector = slicer.qMRMLNodeComboBox()

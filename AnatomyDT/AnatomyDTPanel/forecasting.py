@@ -15,6 +15,7 @@ from AnatomyDTLib.plan import PlanError
 from . import choices, cost, devices, models, tissues
 from .texts import growthText, modelTexts
 
+APPLY_SHORTCUT = "Alt+A"
 SETTING = "AnatomyDT/ExpectedTimeFactor/"
 
 
@@ -231,11 +232,14 @@ class Forecasting:
             button.setText(_("Cancel"))
             button.setToolTip(_("End the computation; the scene stays as it is."))
             button.setEnabled(True)
+            # A new text takes the shortcut away.
+            button.setShortcut(qt.QKeySequence(APPLY_SHORTCUT))
             return
         missing = self.missing()
         button.setText(_("Apply"))
         button.setEnabled(not missing)
-        button.setToolTip(missing or _("Run the forecast in the background."))
+        button.setShortcut(qt.QKeySequence(APPLY_SHORTCUT))
+        button.setToolTip(missing or _("Run the forecast in the background (Alt+A)."))
 
     def say(self, text):
         self.ui.statusLabel.setText(text)
@@ -304,7 +308,7 @@ class Forecasting:
         if shown is not None and self._parameterNode is not None:
             self._parameterNode.shownForecast = shown.name
             self.logic.bringToFront(shown)
-            self.logic.centerOnTumor(shown)
+            self.logic.centerOnTumor(result, shown)
             self.showExpected()
         self.updateResults()
         self.updateApply()

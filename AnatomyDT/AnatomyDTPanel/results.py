@@ -29,6 +29,8 @@ class Results:
         combo.blockSignals(blocked)
         shown = self.shown()
         ui = self.ui
+        # Without a sequence to play, Slicer's player shows buttons for recording, and is wider than the panel.
+        ui.playWidget.setVisible(shown is not None)
         for widget in (ui.forecastComboBox, ui.seekWidget, ui.playWidget, ui.show3DButton, ui.chartButton,
                        ui.compareTissueComboBox):
             widget.setEnabled(shown is not None)
@@ -91,7 +93,7 @@ class Results:
             why = self.logic.ensureScoringPackages()
             if why:
                 return self.say(why)
-            self.logic.score(self.shown(), [self.comparedFollowUp()], progress=self.onProgress, completed=self.onScored)
+            self.logic.score(self.shown(), *self.comparedFollowUp(), progress=self.onProgress, completed=self.onScored)
         except ValueError as error:
             return self.say(str(error))
         self.onStarted()

@@ -14,6 +14,7 @@ from AnatomyDTLib.scene.geometry import voxels
 from AnatomyDTLib.scene.segmentation import LABELMAP
 
 from . import choices, cost
+from .keyboard import tabFrom
 
 
 def numberings():
@@ -138,6 +139,7 @@ class TissueTable:
             combo.connect("currentIndexChanged(int)", lambda index, segmentID=row.id: self._chosen(segmentID, index))
             self._table.setCellWidget(number, 1, combo)
             self._combos[row.id] = combo
+        tabFrom(self._table, list(self._combos.values()))
         self._table.setColumnWidth(0, 170)
 
     def _chosen(self, segmentID, index):
