@@ -308,7 +308,7 @@ class Forecasting:
         if shown is not None and self._parameterNode is not None:
             self._parameterNode.shownForecast = shown.name
             self.logic.bringToFront(shown)
-            self.logic.centerOnTumor(result, shown)
+            self.logic.centerOnTumor(shown)
             self.showExpected()
         self.updateResults()
         self.updateApply()

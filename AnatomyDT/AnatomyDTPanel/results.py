@@ -93,7 +93,7 @@ class Results:
             why = self.logic.ensureScoringPackages()
             if why:
                 return self.say(why)
-            self.logic.score(self.shown(), *self.comparedFollowUp(), progress=self.onProgress, completed=self.onScored)
+            self.logic.score(self.shown(), [self.comparedFollowUp()], progress=self.onProgress, completed=self.onScored)
         except ValueError as error:
             return self.say(str(error))
         self.onStarted()
