@@ -62,7 +62,7 @@ def read_folder(folder, spacing_mm=None, trim: bool = False) -> Dataset:
         labels = entry.indices(anatomy, index)
         images, spacing = entry.images, entry.spacing_mm
         if trim and anatomy.tissues[0].role == "background":
-            labels, images = _trimmed(labels, images)
+            labels, images = trimmed(labels, images)
         if spacing_mm is not None:
             wanted = tuple(float(h) for h in spacing_mm)
             if len(wanted) != len(spacing) or min(wanted) <= 0:
@@ -80,7 +80,7 @@ def read_folder(folder, spacing_mm=None, trim: bool = False) -> Dataset:
         entry.drop()
     shape = tuple(max(labels.shape[1 + d] for _, labels, _ in cases) for d in range(len(found[0])))
     made = tuple(
-        Case(e.name, e.patient, e.days, _centred(labels, shape), e.treatments, None if images is None else _centred(images, shape))
+        Case(e.name, e.patient, e.days, centred(labels, shape), e.treatments, None if images is None else centred(images, shape))
         for e, labels, images in cases
     )
     general = general or {}
@@ -382,7 +382,8 @@ def _relative(file, folder: Path) -> str:
         return str(file)
 
 
-def _trimmed(labels, images):
+def trimmed(labels, images):
+    """(labels (V, *S), images (I, *S) or None) cut to the box of what is not label 0 at any visit."""
     seen = labels.any(axis=0)
     if not seen.any():
         return labels, images
@@ -391,8 +392,8 @@ def _trimmed(labels, images):
     return labels[box], None if images is None else images[box]
 
 
-def _centred(array, shape) -> np.ndarray:
-    """(N, *S) with zeros around it, in the middle of the shape."""
+def centred(array, shape) -> np.ndarray:
+    """(N, *S) in the middle of a larger shape, zeros around it."""
     if array.shape[1:] == tuple(shape):
         return array
     return np.pad(array, [(0, 0), *(((m - n) // 2, m - n - (m - n) // 2) for m, n in zip(shape, array.shape[1:]))])
