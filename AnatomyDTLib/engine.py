@@ -197,7 +197,7 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
         progress(0.0, "preparing")
     with torch.no_grad():
         p, equation, course = assemble(plan, labels, spacing_mm, maps, tensor, device)
-        residual = None if network is None else _residual(*network, course, device)
+        residual = None if network is None else _residual(*network, course, spacing_mm, device)
         prepared = time.perf_counter()
         tumors = list(plan.anatomy.tumors)
         frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
@@ -265,17 +265,15 @@ def _network(weights, images, plan, shape):
     return network, torch.from_numpy(np.stack(list(given.values()))[None]) if given else None
 
 
-def _residual(network, images, course, device):
+def _residual(network, images, course, spacing_mm, device):
     """The network as the solver calls it: rates at the start of a step."""
-    import torch
-
     from .learning.growth import exposure
 
     network = network.to(device)
     images = None if images is None else images.to(device)
 
     def rates(p, start, dt):
-        return network(p, torch.tensor([exposure(course, start)], device=p.device, dtype=p.dtype), images)
+        return network(p, exposure(course, start, dt).to(p), images, spacing_mm=spacing_mm)
 
     return rates
 

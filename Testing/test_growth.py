@@ -14,7 +14,7 @@ NAMES = ("Background", "White matter", "Tumor")
 def perturbed(axes=3, seed=0):
     torch.manual_seed(seed)
     network = GrowthNetwork(GrowthConfig(NAMES, axes=axes, limit_per_day=0.3))
-    torch.nn.init.normal_(network.net[-1].weight, std=2.0)
+    torch.nn.init.normal_(network.outputs.weight, std=2.0)
     return network
 
 

@@ -89,7 +89,7 @@ def train(
 ) -> Outcome:
     """Fits `model` to the cases `train` of the dataset and leaves it with the weights that were best on `validation`.
 
-    model: batch -> (B, V − 1, K, *S) probabilities; its optional `penalty(batch)` is added to the loss
+    model: batch -> (B, V − 1, K, *S) probabilities; a model with `growth_variation()` pays λ_tv times it
     out: folder for `last.safetensors` (to resume from), `best.safetensors` and `history.json`; None: nothing is written
     Raises TrainingError with one sentence: nothing to train on, a checkpoint of another run, a full disk, numbers that are
     not finite.
@@ -120,7 +120,9 @@ def train(
         with torch.autocast("cuda", torch.bfloat16) if config.mixed and "cuda" in device else nullcontext():
             predicted = fitted(batch)
         loss = forecast_loss(predicted.float(), batch, config.loss, dataset.tree_classes)
-        loss = weight * (loss + (model.penalty(batch) if hasattr(model, "penalty") else 0.0))
+        if config.loss.tv > 0 and hasattr(model, "growth_variation"):
+            loss = loss + config.loss.tv * model.growth_variation()
+        loss = weight * loss
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)

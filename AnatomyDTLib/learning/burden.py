@@ -1,0 +1,119 @@
+"""How large a whole tumor becomes: growth to a limit, response to treatment, dead tumor that is still seen.
+
+    dV/dt = (rho/nu) V (1 − (V / V_max)^nu) − k(t) V,    dW/dt = k(t) V − W / T
+    a fraction of d Gy: V -> S V, W -> W + (1 − S) V, S = exp(−(alpha d + beta d²))
+    drugs: k = m r / (1 + r / r_half), r(t) = Σ_i sensitivity_i c_i(t) as the treatments name it
+
+V is living tumor and W dead tumor, together what is seen. nu = 1 is eq. 2's logistic law with V_max for kappa, nu -> 0
+Gompertz's (Richards 1959, J Exp Bot 10:290). Every number is learned, in physical units, between bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..plan import Anatomy
+
+
+class Bounded(nn.Module):
+    """Positive numbers between two bounds, in their unit: exp of a sigmoid between the logarithms of the bounds."""
+
+    def __init__(self, low: float, high: float, start):
+        super().__init__()
+        self.low, self.high = math.log(low), math.log(high)
+        start = torch.as_tensor(start, dtype=torch.float32)
+        place = (start.clamp(min=1e-30).log() - self.low) / (self.high - self.low)
+        self.raw = nn.Parameter(torch.logit(place.clamp(0.01, 0.99)))
+
+    def forward(self) -> torch.Tensor:
+        return torch.exp(self.low + (self.high - self.low) * torch.sigmoid(self.raw))
+
+
+@dataclass(frozen=True)
+class Burden:
+    """Of B tumors: log_living = ln(V / V_max), dead = W / V_max; both (B,)."""
+
+    log_living: torch.Tensor
+    dead: torch.Tensor
+
+    @property
+    def seen(self) -> torch.Tensor:
+        return torch.exp(self.log_living) + self.dead
+
+
+class BurdenLaw(nn.Module):
+    """The law above. Starts at the anatomy's growth rate and radiosensitivity.
+
+    treated: False leaves out every effect of a treatment
+    """
+
+    # low, high, start where the anatomy has none; the unit stands in the name
+    BOUNDS = {
+        "rho_per_day": (1e-3, 0.5, 0.03),
+        "largest_radius_mm": (8.0, 150.0, 30.0),
+        "nu": (0.05, 2.0, 0.3),
+        "alpha_per_gy": (1e-3, 1.0, 0.06),
+        "alpha_beta_gy": (2.0, 40.0, 10.0),       # alpha/beta 10 Gy: Rockne et al. 2010
+        "drug_effect": (0.05, 10.0, 1.0),         # m, 1 is the sensitivity that the treatment names
+        "drug_half_per_day": (0.01, 10.0, 1.0),   # r_half
+        "clearance_days": (1.0, 100.0, 10.0),
+    }
+
+    def __init__(self, anatomy: Anatomy, axes: int, treated: bool = True):
+        super().__init__()
+        self.axes, self.treated = axes, treated
+        alphas = [anatomy.tissues[k].alpha_per_gy for k in anatomy.tumors]
+        starts = {"alpha_per_gy": max(alphas)} if alphas and max(alphas) > 0 else {}
+        for name, (low, high, start) in self.BOUNDS.items():
+            setattr(self, name, Bounded(low, high, starts.get(name, start)))
+
+    def begin(self, radius_mm: torch.Tensor) -> Burden:
+        """All alive; radius_mm: (B,) of the disc or ball as large as the tumor."""
+        x = self.axes * torch.log(radius_mm.clamp(min=0.1) / self.largest_radius_mm())
+        return Burden(x, torch.zeros_like(x))
+
+    def radius_mm(self, burden: Burden) -> torch.Tensor:
+        return self.largest_radius_mm() * burden.seen ** (1 / self.axes)
+
+    def front_mm_per_day(self, diffusivity) -> torch.Tensor:
+        """2 sqrt(D rho), mm/day: the front of a tumor that knows no limit (Fisher 1937)."""
+        return 2 * torch.sqrt(diffusivity * self.rho_per_day())
+
+    def step(self, burden: Burden, dt, dose_gy, dose2_gy2, drug) -> Burden:
+        """The burden after dt (B,) days, in the parts in which treatment is given (P, B): `batches.Grid`.
+
+        Growth is exact between the parts' middles, where their treatment acts: y = V^(−nu) obeys a linear law.
+        """
+        h = dt / len(dose_gy)
+        rho, nu, clearance = self.rho_per_day(), self.nu(), self.clearance_days()
+        kill = torch.zeros_like(dose_gy)
+        if self.treated:
+            rate = drug / torch.where(h > 0, h, torch.ones_like(h))
+            kill = self.alpha_per_gy() * (dose_gy + dose2_gy2 / self.alpha_beta_gy())
+            kill = kill + self.drug_effect() * rate * h / (1 + rate / self.drug_half_per_day())
+        slow, fade = torch.exp(-0.5 * rho * h), torch.exp(-h / clearance)
+        died = -torch.expm1(-kill) * torch.exp(-0.5 * h / clearance)
+        x, w = burden.log_living, burden.dead
+        for part in range(len(dose_gy)):
+            x = self._grown(x, slow, nu)
+            w = w * fade + torch.exp(x) * died[part]
+            x = self._grown(x - kill[part], slow, nu)
+        return Burden(x, w)
+
+    @staticmethod
+    def _grown(x, slow, nu):
+        """ln(V / V_max) after a time t with slow = exp(−rho t)."""
+        return -torch.log1p(torch.expm1(-nu * x) * slow) / nu
+
+    def cut(self, burden: Burden, kept: torch.Tensor) -> Burden:
+        """After an operation that left the part `kept` (B,) of what was seen."""
+        kept = kept.clamp(min=1e-6)
+        return Burden(burden.log_living + torch.log(kept), burden.dead * kept)
+
+    def values(self) -> dict[str, float]:
+        """Every number in its unit."""
+        return {name: float(getattr(self, name)().detach()) for name in self.BOUNDS}
