@@ -5,7 +5,11 @@ import pytest
 import torch
 
 from AnatomyDTLib import ForecastError, Plan, forecast
-from AnatomyDTLib.learning.growth import GrowthConfig, GrowthNetwork, load_growth, save_growth
+from AnatomyDTLib.learning.batches import collate
+from AnatomyDTLib.learning.cases import Case, Dataset
+from AnatomyDTLib.learning.growth import GrowthConfig, GrowthNetwork, exposure, exposures, load_growth, save_growth
+from AnatomyDTLib.physics.assembly import assemble
+from AnatomyDTLib.plan import Chemotherapy, Radiotherapy
 from AnatomyDTLib.presets import completed, tissue
 
 NAMES = ("Background", "White matter", "Tumor")
@@ -26,17 +30,48 @@ def case(n=20):
 
 
 @pytest.mark.parametrize("axes", [2, 3])
-def test_rates_are_bounded_and_balanced(axes):
-    network = perturbed(axes)
-    p = torch.rand(2, 3, *(9,) * axes)
+def test_rates_are_bounded_and_balanced_and_follow_a_shift(axes):
+    torch.manual_seed(0)
+    network = GrowthNetwork(GrowthConfig(NAMES, axes=axes, limit_per_day=0.3, blurs_mm=(0.5, 1.0)))
+    torch.nn.init.normal_(network.outputs.weight, std=2.0)
+    p = torch.rand(2, 3, *(14,) * axes)
     p = p / p.sum(1, keepdim=True)
-    rates = network(p, torch.tensor([[0.0, 0.0], [1.0, 0.5]]))
+    exposure = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.5, 0.2, 0.1]])
+    rates = network(p, exposure)
     assert float(rates.detach().abs().max()) <= network.config.limit_per_day
     assert float((p * rates).sum(1).detach().abs().max()) < 1e-7
     assert not torch.allclose(rates[0], rates[1])
-    # a shift of the input shifts the rates
-    rolled = network(p.roll(2, -1), torch.tensor([[0.0, 0.0], [1.0, 0.5]]))
-    assert torch.allclose(rolled[..., 4:-2], rates.roll(2, -1)[..., 4:-2], atol=1e-6)
+    # a shift of the input shifts the rates, away from the edges that the blurs repeat
+    rolled = network(p.roll(2, -1), exposure)
+    assert torch.allclose(rolled[..., 6:-4], rates.roll(2, -1)[..., 6:-4], atol=1e-5)
+
+
+def test_it_sees_as_far_as_its_widest_blur():
+    network = perturbed(2)
+    p = torch.zeros(1, 3, 41, 41)
+    p[:, 1] = 1
+    seen = network(p, torch.zeros(1, 4))
+    p[:, 1, 20, 30], p[:, 2, 20, 30] = 0.0, 1.0
+    change = (network(p, torch.zeros(1, 4)) - seen).detach().abs().amax((0, 1))
+    assert float(change[20, 14]) > 1e-7 and float(change[20, 5]) == 0.0     # 16 voxels away: 2.7 widths; 25: beyond the cut
+
+
+def test_the_engine_gives_the_network_what_it_was_trained_with():
+    """One course as a batch's grid adds it up and as the engine's course does."""
+    labels = np.ones((2, 20, 20), np.uint8)
+    labels[:, 8:12, 8:12] = 2
+    tissues = [tissue(n, r) for n, r in zip(NAMES, ("background", "white", "tumor"))]
+    treatments = (Radiotherapy(3.0, 4, 2.0, weekdays_only=False), Chemotherapy("drug", (2.0, 9.0), 0.3, 1.5, 0.8))
+    anatomy = completed(tissues, treatments)
+    case = Case("a", "a", (0.0, 30.0), labels, treatments)
+    grid = collate(Dataset("one", anatomy, (1.0, 1.0), (case,)), [0]).grid
+    _, _, course = assemble(Plan(anatomy, treatments, (30.0,)), labels[0], (1.0, 1.0), {})
+    given = killed = torch.zeros(1)
+    for step in range(len(grid)):
+        given, killed = given + grid.dose_gy[step], killed + grid.drug[step]
+        trained = exposures(given, grid.dose_gy[step], killed, grid.drug[step], grid.dt[step])
+        assert torch.allclose(exposure(course, float(grid.start[step]), float(grid.dt[step])), trained, atol=1e-4)
+    assert float(given) == 8.0 and float(killed) == pytest.approx(0.3 * 0.8 * 2 * 1.5 / np.log(2.0), rel=1e-3)
 
 
 def test_untrained_network_is_the_mechanistic_model_and_a_trained_one_is_not(tmp_path):
