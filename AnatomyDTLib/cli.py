@@ -99,6 +99,21 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--quick", action="store_true", help="every row in ten minutes: 40 cases, 2 folds, short training")
     verb.set_defaults(run=_benchmark)
 
+    verb = verbs.add_parser("train", help="train the learned twin", description="Train the learned twin on a dataset; under torchrun on several processes.")
+    verb.add_argument("dataset", metavar="DATASET", help="voronoi, vessel, brains, or a folder of cases")
+    verb.add_argument("--out", metavar="DIR", required=True, help="folder for the weights, the checkpoint and the curves")
+    verb.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100)")
+    verb.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
+    verb.add_argument("--steps", type=int, metavar="N", help="longest training (default: 400)")
+    verb.add_argument("--batch", type=int, metavar="N", help="cases per step (default: 8)")
+    verb.add_argument("--rate", type=float, metavar="R", help="learning rate (default: 0.003)")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, the split and the training (default: 0)")
+    parts = ("diffusion", "cross_diffusion", "growth_law", "treatment", "network", "topology")
+    verb.add_argument("--without", nargs="+", choices=parts, help="parts of the twin or of its loss to leave out")
+    verb.add_argument("--resume", action="store_true", help="go on with the training in the folder")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.set_defaults(run=_train)
+
     verb = verbs.add_parser("bench", help="measure speed and accuracy", description="Measure speed and accuracy on the reference problems.")
     verb.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     verb.set_defaults(run=_bench)
@@ -208,6 +223,22 @@ def _benchmark(arguments) -> None:
     from .learning import benchmark
 
     benchmark.main(arguments)
+
+
+def _train(arguments) -> None:
+    from . import training_cli
+
+    progress = _Progress()
+    try:
+        lines = training_cli.run(arguments, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print("stopped; --resume goes on from the last validation", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        progress.close()
+    for line in lines:
+        print(line)
 
 
 def _bench(arguments) -> None:

@@ -94,7 +94,7 @@ def train(
     Raises TrainingError with one sentence: nothing to train on, a checkpoint of another run, a full disk, numbers that are
     not finite.
     """
-    rank, world = _placed()
+    rank, world = _placed(device)
     if len(train) == 0 or len(validation) == 0:
         raise TrainingError(f"training needs at least one case to train on and one to validate, not {len(train)} and {len(validation)}")
     folder = None if out is None else Path(out)
@@ -157,6 +157,32 @@ def train(
     model.load_state_dict(best)
     model.eval()
     return outcome
+
+
+def device_of(asked: str) -> str:
+    """"cpu" or this process's GPU: asked is "auto", "cpu" or "cuda". Raises TrainingError where there is no GPU."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("no CUDA device was found; leave --device at auto or cpu")
+    if asked == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return f"cuda:{torch.cuda.current_device()}"
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def split(dataset: Dataset, part: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(train, validation) indices: of the patients that part, at least one, is for validation."""
+    patients = list(dataset.patients)
+    if len(patients) < 2:
+        raise TrainingError(f"training needs at least two patients, one of them to validate on; '{dataset.name}' has {len(patients)}")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    held = {patients[i] for i in order[: max(1, round(part * len(patients)))]}
+    chosen = np.array([case.patient in held for case in dataset.cases])
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def schedule(gone: float, config: TrainConfig) -> float:
@@ -223,11 +249,11 @@ def mean_dice(predicted: torch.Tensor, batch: Batch) -> list[float]:
 # ---- parts of a step
 
 
-def _placed() -> tuple[int, int]:
+def _placed(device: str) -> tuple[int, int]:
     """(rank, processes) from the environment that torchrun sets; joins them at the first call."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("nccl" if "cuda" in device else "gloo")
     return (distributed.get_rank(), world) if world > 1 else (0, 1)
 
 

@@ -107,8 +107,9 @@ class AnatomyTwin(nn.Module):
         self.variation = None
 
     @classmethod
-    def of(cls, dataset, **settings) -> AnatomyTwin:
-        """A twin for a dataset, with interfaces two voxels wide."""
+    def of(cls, dataset, seed: int = 0, **settings) -> AnatomyTwin:
+        """A twin for a dataset, with interfaces two voxels wide; seed: of the network's first weights."""
+        torch.manual_seed(seed)
         images = dataset.cases[0].images
         config = TwinConfig(
             dataset.anatomy.names, len(dataset.spacing_mm), 0 if images is None else len(images), 2 * min(dataset.spacing_mm),
