@@ -219,7 +219,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
             self.showModel()
             self.showExpected()
             self.updateApply()
-            self.ui.scoreButton.setEnabled(self.comparedFollowUp() is not None and self.shown() is not None)
+            self.ui.scoreButton.setEnabled(len(self.comparedFollowUps()) > 0 and self.shown() is not None)
         finally:
             self._updating = False
 

@@ -97,6 +97,7 @@ class ctkCollapsibleButton(pythonqt(QtWidgets.QFrame)):
 
     def __init__(self, parent=None):
         super().__init__(parent)
+        self._closed = []
         self._button = QtWidgets.QToolButton(self)
         self._button.setCheckable(True)
         self._button.setChecked(True)
@@ -120,9 +121,14 @@ class ctkCollapsibleButton(pythonqt(QtWidgets.QFrame)):
 
     def _show(self, opened):
         self._button.setArrowType(QtCore.Qt.DownArrow if opened else QtCore.Qt.RightArrow)
-        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
-            if child is not self._button:
-                child.setVisible(opened)
+        if not opened:
+            children = self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly)
+            # What the module hid stays hidden when the section opens again.
+            self._closed += [c for c in children if c is not self._button and not c.isHidden()]
+        for child in self._closed:
+            child.setVisible(opened)
+        if opened:
+            self._closed = []
         layout = QtWidgets.QFrame.layout(self)
         if layout is not None:
             layout.setContentsMargins(9, 30, 9, 9 if opened else 0)

@@ -13,7 +13,7 @@ from AnatomyDTLib.engine import ForecastError
 from AnatomyDTLib.plan import PlanError
 
 from . import choices, cost, devices, models, tissues
-from .texts import growthText, modelTexts
+from .texts import growthText, modelTexts, showChoice
 
 APPLY_SHORTCUT = "Alt+A"
 SETTING = "AnatomyDT/ExpectedTimeFactor/"
@@ -312,15 +312,6 @@ class Forecasting:
             self.showExpected()
         self.updateResults()
         self.updateApply()
-
-
-def showChoice(combo, data):
-    """Selects the item that carries this, without telling anybody."""
-    for index in range(combo.count):
-        if combo.itemData(index) == data and combo.currentIndex != index:
-            blocked = combo.blockSignals(True)
-            combo.setCurrentIndex(index)
-            combo.blockSignals(blocked)
 
 
 def sentence(error):

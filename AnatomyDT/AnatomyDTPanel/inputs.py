@@ -6,6 +6,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import choices, tissues
+from .texts import showChoice
 
 
 class Inputs:
@@ -72,23 +73,25 @@ class Inputs:
         chosen = [(node, day) for node, day in zip(p.followUps, p.followUpDays) if node is not None]
         return sorted(chosen, key=lambda row: row[1])
 
-    def comparedFollowUp(self):
-        """(segmentation node, day) of the follow-up to compare with, None without one."""
+    def comparedFollowUps(self):
+        """(segmentation node, day) of the follow-ups to compare with: the chosen one, or all."""
         found = self.followUps()
-        return next((row for row in found if row[0] is self._parameterNode.followUp), found[0] if found else None)
+        return [row for row in found if row[0] is self._parameterNode.followUp] or found
 
     def showFollowUps(self):
         p = self._parameterNode
         self._followUps.show(zip(p.followUps, p.followUpDays))
         self.ui.followUpStatusLabel.setText(self._followUpStatus())
         self.ui.followUpStatusLabel.setVisible(self.ui.followUpStatusLabel.text != "")
-        combo, found, compared = self.ui.followUpComboBox, self.followUps(), self.comparedFollowUp()
+        combo, found, compared = self.ui.followUpComboBox, self.followUps(), self.comparedFollowUps()
         blocked = combo.blockSignals(True)
         combo.clear()
+        if len(found) > 1:
+            combo.addItem(_("All follow-ups"), "")
         for node, day in found:
             combo.addItem(_("{name}, day {day}").format(name=node.GetName(), day=format(day, "g")), node.GetID())
-        if compared is not None:
-            combo.setCurrentIndex(found.index(compared))
+        if len(compared) == 1:
+            showChoice(combo, compared[0][0].GetID())
         combo.blockSignals(blocked)
         combo.setEnabled(len(found) > 0)
 
@@ -123,4 +126,5 @@ class Inputs:
 
     def onFollowUpChosen(self, index):
         if self._parameterNode is not None and not self._updating and index >= 0:
-            self._parameterNode.followUp = slicer.mrmlScene.GetNodeByID(self.ui.followUpComboBox.itemData(index))
+            identifier = self.ui.followUpComboBox.itemData(index)
+            self._parameterNode.followUp = slicer.mrmlScene.GetNodeByID(identifier) if identifier else None

@@ -14,7 +14,7 @@ class AnatomyDTParameterNode:
     loadedPlan: the JSON of a plan file whose numbers are used when growthLaw is "plan"
     loadedDays: JSON, the reported days of a plan file where horizon and interval cannot express them, and what
         these two show instead
-    followUps, followUpDays: row by row, a node None where none is chosen yet; followUp: the one to compare with
+    followUps, followUpDays: row by row, a node None where none is chosen yet; followUp: the one to compare with, None for all
     model: "mechanistic", "weights" (with weightsFile) or "twin" (with twinFile)
     """
 

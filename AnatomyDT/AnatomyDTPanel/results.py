@@ -36,7 +36,7 @@ class Results:
             widget.setEnabled(shown is not None)
         self.ui.outlineSlider.setEnabled(shown is not None and shown.baseline is not None)
         self.ui.overlayCheckBox.setEnabled(shown is not None and shown.probability_proxy is not None)
-        self.ui.scoreButton.setEnabled(shown is not None and self.comparedFollowUp() is not None)
+        self.ui.scoreButton.setEnabled(shown is not None and len(self.comparedFollowUps()) > 0)
         several = len(found) > 1
         for button in (self.ui.compareButton, self.ui.sideBySideButton):
             button.setEnabled(several)
@@ -93,7 +93,7 @@ class Results:
             why = self.logic.ensureScoringPackages()
             if why:
                 return self.say(why)
-            self.logic.score(self.shown(), [self.comparedFollowUp()], progress=self.onProgress, completed=self.onScored)
+            self.logic.score(self.shown(), self.comparedFollowUps(), progress=self.onProgress, completed=self.onScored)
         except ValueError as error:
             return self.say(str(error))
         self.onStarted()

@@ -1,4 +1,4 @@
-"""The words for what the engine names."""
+"""The words for what the engine names, and showing the one that is chosen."""
 
 from slicer.i18n import tr as _
 
@@ -27,3 +27,12 @@ def growthText(law):
         "plan": _("From the plan file"),
     }
     return texts.get(law, law)
+
+
+def showChoice(combo, data):
+    """Selects the item that carries this, without telling anybody."""
+    for index in range(combo.count):
+        if combo.itemData(index) == data and combo.currentIndex != index:
+            blocked = combo.blockSignals(True)
+            combo.setCurrentIndex(index)
+            combo.blockSignals(blocked)
