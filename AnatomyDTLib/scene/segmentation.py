@@ -14,8 +14,10 @@ import slicer
 import vtk
 
 from .. import presets
+from ..checks import LARGEST_DOSE_GY
 from ..engine import ForecastError
 from ..plan import Plan, Tissue
+from .dose import gray_per_unit
 from .geometry import (
     Grid, grid_of, grid_of_volume, oriented_image, overlap, resampled, transform_between, voxel_offset, voxels,
 )
@@ -150,21 +152,28 @@ def region(baseline: Baseline, node, segment_id: str | None = None) -> np.ndarra
 
 
 def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A dose volume on the baseline's grid, (Z, Y, X) float32 in Gy, linear; 0 outside it; and warnings."""
+    """A dose volume on the baseline's grid, (Z, Y, X) float32 in Gy, linear; 0 outside it; and warnings.
+
+    The unit is the one that SlicerRT gave it (`dose`), else Gy.
+    """
     if volume is None:
         raise ForecastError("no dose volume is chosen; choose one, or give a uniform dose")
     what = f"the dose volume '{volume.GetName()}'"
+    scale, warnings = gray_per_unit(volume)
     matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
     dose, outside = _values(volume, baseline.grid, matrix, warp, True, what)
+    dose *= np.float32(scale)
     if not np.isfinite(dose).all() or dose.min() < 0:
         raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
     if not dose.any():
         raise ForecastError(f"{what} is zero everywhere in the forecast's image; choose one that overlaps it")
+    if dose.max() > LARGEST_DOSE_GY:
+        raise ForecastError(f"{what} reaches {dose.max():.0f} Gy, more than any course gives; if it is in cGy, divide it by 100")
     segmented = baseline.labels > 0
     share = 100.0 * np.count_nonzero(outside & segmented) / np.count_nonzero(segmented)
     if share >= 0.5:
-        return dose, (f"{share:.0f} % of the segmented voxels lie outside {what} and get no dose",)
-    return dose, ()
+        warnings += (f"{share:.0f} % of the segmented voxels lie outside {what} and get no dose",)
+    return dose, warnings
 
 
 def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarray, tuple[Segment, ...]]:
