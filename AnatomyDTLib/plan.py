@@ -26,6 +26,7 @@ PLAN_VERSION = 1
 
 MOST_STEPS = 200_000
 LEAST_VISIBLE = 1e-3
+MOST_SEED = 100.0
 
 
 # What a class is, mechanically. `gives_way`: tumor may take its place. `barrier` is falx, tentorium
@@ -217,8 +218,8 @@ class Plan:
     treatments: any combination; events of one day happen in the order surgery, radiotherapy, drug
     days: reported days after the baseline, ascending; day 0 is always reported too
     infiltration_mm: decay length of the tumor's invisible tail at baseline; 0: none
-    seed_density: density deep inside the tumor at baseline, as a part of its carrying capacity, in (0, 1]; where it is
-        not above the visibility, the density is that of the drawn border throughout
+    seed_density: the tumor's density at baseline, inside and in the tail, relative to the one that its outline gives;
+        below or above 1 as if the outline had been drawn too wide or too narrow, which stays where it was drawn
     interface_mm: width over which one class passes into the next at baseline
     mass_effect: fraction of the tumor's growth that pushes tissue aside instead of replacing it, 0 to 1
     step_days: longest time step; None: chosen from spacing and rates
@@ -247,8 +248,7 @@ class Plan:
         number(self.infiltration_mm, "infiltration_mm", 0.0, LONGEST_MM)
         number(self.interface_mm, "interface_mm", 0.0, LONGEST_MM)
         number(self.mass_effect, "mass_effect", 0.0, 1.0)
-        if number(self.seed_density, "seed_density", 0.0, 1.0) == 0.0:
-            raise PlanError("seed_density must be above 0")
+        number(self.seed_density, "seed_density", 1.0 / MOST_SEED, MOST_SEED)
         if self.step_days is not None:
             number(self.step_days, "step_days", SHORTEST_DAYS, LAST_DAY)
             if self.days[-1] / self.step_days > MOST_STEPS:

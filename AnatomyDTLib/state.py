@@ -129,14 +129,14 @@ def field_of(labels, anatomy: Anatomy, spacing_mm, width_mm: float, infiltration
 def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed: float = 1.0) -> np.ndarray:
     """The field with an invisible tail around every tumor class; `labels_of` of it is unchanged.
 
-    outside  u = v kappa exp(−d / decay),   inside  u = kappa (seed − (seed − v) exp(−d / decay))
+    outside  u = seed v kappa exp(−d / decay),   inside  u = seed kappa (1 − (1 − v) exp(−d / decay))
 
     u: the tumor's share of the part of a voxel that it and the tissue around it hold; v: visibility
     d: distance (mm) to the visible border, inside it to the border with tissue that gives way (not with fluid)
     The tissue that gives way makes room in proportion, so that no tail enters a voxel without any; a voxel deep in the
     tumor has the nearest such tissue beside it. Fluid, vessel and barrier keep their probabilities. The tail ends below
-    TAIL_CUT and does not jump over what it cannot pass. decay_mm 0 changes nothing but the ceiling seed·kappa.
-    seed: density deep inside, as a part of kappa; never below what is drawn as tumor
+    TAIL_CUT and does not jump over what it cannot pass. decay_mm 0 changes nothing but the ceiling kappa.
+    seed: as far as the drawn border allows: inside u is kept between the border's value and kappa, outside below it
 
     field: (K, *S), left alone; spacing_mm: in the order of the array's axes
     """
@@ -144,9 +144,9 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed
     drawn = labels_of(field, anatomy)
     for group, rest in _groups(anatomy):
         ceiling = min(anatomy.tissues[k].carrying_capacity for k in group)
-        if not np.isin(drawn, group).any() or not rest or (decay_mm == 0.0 and ceiling * seed == 1.0):
+        if not np.isin(drawn, group).any() or not rest or (decay_mm == 0.0 and ceiling == 1.0):
             continue
-        reach = decay_mm * np.log(1.0 / TAIL_CUT)
+        reach = decay_mm * np.log(max(seed, 1.0) / TAIL_CUT)
         box = _box(np.isin(drawn, group), reach, spacing_mm)
         part, inner = field[(slice(None), *box)], drawn[box]
         ours = np.isin(inner, group)
@@ -159,14 +159,14 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed
         theta = [_threshold(anatomy, k) for k in group]
         kappa = sum(anatomy.tissues[k].carrying_capacity * kinds[i] for i, k in enumerate(group))
         level = 1.0 / (1.0 + sum(kinds[i] * (1.0 - t) / t for i, t in enumerate(theta)))
-        top = np.maximum(kappa * seed, np.minimum(kappa, level * (1.0 + ROOM)))
         if decay_mm == 0.0:
-            _set_share(part, group, rest, top, ours & (share > top))
+            _set_share(part, group, rest, kappa, ours & (share > kappa))
             continue
         delta = 0.5 * min(spacing_mm)
         outer = np.isin(inner, rest)
         depth = ndimage.distance_transform_edt(~outer, sampling=spacing_mm) - delta if outer.any() else np.inf
-        core = top - (top - level) * np.exp(-np.maximum(depth, 0.0) / decay_mm) * (1.0 - ROOM)
+        core = kappa - (kappa - level) * np.exp(-np.maximum(depth, 0.0) / decay_mm) * (1.0 - ROOM)
+        core = np.clip(seed * core, level + (kappa - level) * ROOM, kappa)
 
         # seen from outside: one tail per class, together never above the strongest
         passable = held > 0
@@ -174,7 +174,7 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed
         for i, k in enumerate(group):
             if (inner == k).any():
                 d = _distance_within(inner == k, passable, spacing_mm, reach)
-                tails[i] = np.exp(-np.maximum(d - delta, 0.0) / decay_mm) * (1.0 - ROOM)
+                tails[i] = np.minimum(seed * np.exp(-np.maximum(d - delta, 0.0) / decay_mm), 1.0) * (1.0 - ROOM)
         summed = np.maximum(tails.sum(axis=0), 1e-30)
         tails *= tails.max(axis=0) / summed * np.array(theta, np.float32).reshape(-1, *[1] * inner.ndim)
         tails[:, tails.sum(axis=0) < TAIL_CUT] = 0.0

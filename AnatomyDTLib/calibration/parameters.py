@@ -124,10 +124,11 @@ def available(plan: Plan) -> tuple[Parameter, ...]:
         found.append(_ranged(
             INFILTRATION, "mm", tail, 0.6, 10.0, (min(0.1, tail), max(min(50.0, LONGEST_MM), tail)),
             "sqrt(D/rho) over the published growth laws: 1.4 mm (Hathout et al. 2016) to 7.4 mm (Swanson et al. 2000)"))
-    if first is not None:
-        low = min(plan.seed_density, max(1.0 - 0.98 * (1.0 - t.visibility) for t in anatomy.tissues if t.is_tumor))
+    if first is not None and plan.infiltration_mm > 0:
+        seed = plan.seed_density
         found.append(Parameter(
-            SEED, "1", True, plan.seed_density, low, 1.0, 1.0, 0.2, "a core at its carrying capacity, within a fifth: no range is published"))
+            SEED, "1", True, seed, min(0.1, seed), max(10.0, seed), 1.0, 0.3,
+            "the outline as drawn, give or take the error that outlines have, over the infiltration length"))
     return tuple(found)
 
 

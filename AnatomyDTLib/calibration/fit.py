@@ -1,0 +1,273 @@
+"""Fitting a tumor model to its visits: Levenberg–Marquardt with exact derivatives, several starts, coarse to fine.
+
+    minimise  F(x) = Σ_visits L(x) / c + ½ (x − m)ᵀ P (x − m)
+
+L is the misfit of a visit (`observations`), m and P mean and precision of the prior. On the coarse grid every start is
+followed with a likelihood whose outliers count fully (ε = 0), which draws a far outline in; on the fine grid the reader's
+error σ is estimated beside the parameters, from the outlines themselves.
+
+Neighbouring voxels err together, so that the curvature of L says too much. With G = Σ_blocks g gᵀ, g the gradient of L over
+a block of space in all visits, the observations' information is H G⁻¹ H in place of H (the sandwich of Huber 1967 and White
+1982, with blocks as in Liang & Zeger 1986), c is the mean ratio of the two, and the posterior's covariance is
+(H G⁻¹ H + P)⁻¹. A wrong baseline outline moves every later one at the same place: a block holds all visits, so that this counts once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .observations import Noise, Visit, misfit, noise_of
+from .parameters import Parameter
+
+# Smaller expected gains of F end the search; F is a log-likelihood, so that a tenth is a fortieth of a standard error squared.
+GAIN = 0.05
+LARGEST_MOVE = 0.7  # of a coordinate in one iteration: a factor of two
+COARSE_TRIES, FINE_TRIES = 10, 12
+# The coarse grid is used where it still holds the largest tumor in this many voxels.
+COARSE_VOXELS = 60
+# Of the voxel's edge: what σ is at the start, and at least (a label says which side of the outline a voxel's centre lies on).
+FIRST_SIGMA, LEAST_SIGMA, LARGEST_SIGMA = 0.5, 0.1, 4.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is fitted.
+
+    starts: how many, the plan's values first, then draws of the prior; seed: of the draws
+    odd: ε, part of the voxels that a reader labels for reasons of their own
+    block_mm: edge of the blocks of space within which errors go together
+    coarse: whether to begin on voxels of twice the smallest edge
+    """
+
+    starts: int = 3
+    seed: int = 0
+    odd: float = 1e-3
+    block_mm: float = 12.0
+    coarse: bool = True
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was found.
+
+    x: (n,) coordinates; information: (n, n) of the observations, H G⁻¹ H; covariance: of the posterior
+    noise: of the outlines; inflation: c; shares: of every visit on the fine grid; evaluations: runs of the model
+    value: F
+    """
+
+    x: np.ndarray
+    information: np.ndarray
+    covariance: np.ndarray
+    noise: Noise
+    inflation: float
+    shares: list
+    evaluations: int
+    value: float
+    starts: tuple
+
+
+def fit(
+    model, visits: list[Visit], parameters: tuple[Parameter, ...], mean: np.ndarray, precision: np.ndarray, visibility: float,
+    settings: Settings = Settings(), *, state: dict | None = None, save: Callable[[dict], None] | None = None,
+    progress: Callable[[float, str], None] | None = None, cancelled: Callable[[], bool] | None = None,
+) -> Fit:
+    """Fits the parameters of a model to visits (ascending days).
+
+    model: `TumorModel`, or what runs like one; mean, precision: of the prior in x; visibility: of the tumor's class
+    save: called with a JSON-able state after every iteration; state: goes on from there, to the same result
+    Raises InterruptedError when cancelled() says yes.
+    """
+    return _Search(model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled).run()
+
+
+@dataclass
+class _Point:
+    x: np.ndarray
+    shares: list
+    misfits: list
+    value: float
+
+
+class _Search:
+    def __init__(self, model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled):
+        self.model, self.visits, self.parameters, self.settings = model, visits, parameters, settings
+        self.mean, self.precision, self.visibility = np.asarray(mean, float), np.asarray(precision, float), visibility
+        self.low = np.array([p.coordinate(p.low) for p in parameters])
+        self.high = np.array([p.coordinate(p.high) for p in parameters])
+        self.save, self.progress, self.cancelled = save, progress, cancelled
+        edge = 2 * min(h for h, n in zip(model.spacing_mm, model.labels.shape) if n > 1)
+        coarse = model.coarse(edge) if settings.coarse else model.fine
+        largest = max(float((np.asarray(v.values) > 0.5).sum()) for v in [*visits, Visit(0.0, model.labels == model.k)])
+        if largest / math.prod(coarse.factor) < COARSE_VOXELS:
+            coarse = model.fine
+        self.coarse = coarse
+        self.evaluations = 0
+        self.inflation = 1.0
+        self.told = 0.0
+        # what a fit is expected to take, in runs on the fine grid
+        cheap = max(0.05, math.prod(coarse.factor) ** -1.0)
+        self.work = settings.starts * COARSE_TRIES * cheap + FINE_TRIES
+        self.done = 0.0
+        self.state = {"stage": "starts", "found": [], "x": None, "mu": None, "sigma": None, "tries": 0, "inflation": 1.0, "evaluations": 0}
+        self.state.update(state or {})
+        self.evaluations = self.state["evaluations"]
+
+    # ---- the search
+
+    def run(self) -> Fit:
+        s = self.state
+        if s["stage"] == "starts":
+            starts = self._starts()
+            while len(s["found"]) < len(starts):
+                if s["x"] is None:
+                    s.update(x=starts[len(s["found"])].tolist(), mu=1e-2, tries=0, sigma=None)
+                sigma = FIRST_SIGMA * self._edge(self.coarse)
+                point = self._descend(self.coarse, lambda _: Noise(sigma, 0.0), COARSE_TRIES)
+                s["found"].append({"x": point.x.tolist(), "value": point.value})
+                s.update(x=None)
+            best = min(s["found"], key=lambda f: f["value"])
+            s.update(stage="fine", x=best["x"], mu=1e-3, tries=0, sigma=None)
+        fine = self.model.fine
+        self.inflation = s["inflation"]
+        point = self._descend(fine, self._noise, FINE_TRIES)
+        information, ratio = self._information(point)
+        if s["stage"] == "fine" and ratio > 1.0:
+            # once more, with the prior weighed against what the observations are really worth
+            s.update(stage="weighed", inflation=ratio, mu=1e-3, tries=0, x=point.x.tolist())
+            self.inflation = ratio
+            point = self._descend(fine, self._noise, FINE_TRIES, point)
+            information, _ = self._information(point)
+        covariance = np.linalg.inv(information + self.precision)
+        self._tell(1.0, "fitted")
+        return Fit(
+            point.x, information, (covariance + covariance.T) / 2, self.noise, self.inflation, point.shares, self.evaluations,
+            point.value, tuple(f["value"] for f in s["found"]))
+
+    def _starts(self):
+        """The plan's values, then draws of the prior (Sobol), within the bounds."""
+        from scipy.stats import norm, qmc
+
+        first = np.array([p.coordinate(p.start) for p in self.parameters])
+        count = max(1, self.settings.starts)
+        if count == 1:
+            return [first]
+        points = qmc.Sobol(len(first), scramble=True, seed=self.settings.seed).random_base2(math.ceil(math.log2(count)))[: count - 1]
+        spread = np.sqrt(np.diag(np.linalg.inv(self.precision)))
+        drawn = self.mean + norm.ppf(np.clip(points, 0.05, 0.95)) * spread
+        return [first, *np.clip(drawn, self.low, self.high)]
+
+    def _descend(self, grid, noise, tries, point=None) -> _Point:
+        """Levenberg–Marquardt from the state's x until little can be gained."""
+        s = self.state
+        if point is None:
+            point = self._point(np.array(s["x"]), grid, noise)
+        else:
+            point = self._valued(point, grid, noise(point))
+        while s["tries"] < tries:
+            gradient, curvature = self._quadratic(point)
+            step, gain = self._step(point.x, gradient, curvature, s["mu"])
+            if gain < GAIN:
+                break
+            s["tries"] += 1
+            trial = self._point(point.x + step, grid, lambda _: self.noise)
+            if trial.value < point.value:
+                better = trial.value < point.value - 0.25 * gain
+                point = self._valued(trial, grid, noise(trial))
+                s.update(x=point.x.tolist(), mu=max(1e-7, s["mu"] / (10 if better else 2)))
+            else:
+                s["mu"] = min(1e6, s["mu"] * 10)
+            s["evaluations"] = self.evaluations
+            if self.save is not None:
+                self.save(dict(s, found=list(s["found"])))
+        return point
+
+    def _step(self, x, gradient, curvature, mu):
+        """A step within the bounds, and how much F is expected to fall by it."""
+        free = ~(((x <= self.low) & (gradient > 0)) | ((x >= self.high) & (gradient < 0)))
+        step = np.zeros_like(x)
+        if not free.any():
+            return step, 0.0
+        h, g = curvature[np.ix_(free, free)], gradient[free]
+        scale = np.diag(h)
+        step[free] = np.linalg.solve(h + mu * np.diag(scale), -g)
+        step *= min(1.0, LARGEST_MOVE / max(1e-12, np.abs(step[[p.positive for p in self.parameters]]).max(initial=1e-12)))
+        step = np.clip(x + step, self.low, self.high) - x
+        return step, float(-(gradient @ step) - 0.5 * step @ curvature @ step)
+
+    def _quadratic(self, point):
+        gradient = sum(m.gradient for m in point.misfits) / self.inflation + self.precision @ (point.x - self.mean)
+        return gradient, sum(m.information for m in point.misfits) / self.inflation + self.precision
+
+    # ---- one evaluation
+
+    def _point(self, x, grid, noise) -> _Point:
+        values = {p.name: p.value(v) for p, v in zip(self.parameters, x)}
+        cost = 1.0 / math.prod(grid.factor)
+        where = "on coarse voxels" if cost < 1 else "on the image's voxels"
+
+        def told(fraction, day):
+            self._tell((self.done + cost * fraction) / self.work, f"run {self.evaluations + 1}, day {day:.4g}, {where}")
+
+        shares = self.model.run([values], [v.day for v in self.visits], grid, self.parameters, progress=told, cancelled=self.cancelled)
+        self.evaluations += 1
+        self.done += cost
+        bare = _Point(x, shares, [], math.inf)
+        return self._valued(bare, grid, noise(bare))
+
+    def _valued(self, point, grid, noise) -> _Point:
+        self.noise = noise
+        misfits = [misfit(s, v.on(grid), self.visibility, grid, noise, self.settings.block_mm) for s, v in zip(point.shares, self.visits)]
+        away = point.x - self.mean
+        value = sum(m.value for m in misfits) / self.inflation + 0.5 * away @ self.precision @ away
+        return dataclasses.replace(point, misfits=misfits, value=float(value))
+
+    def _noise(self, point) -> Noise:
+        """σ under which this point's outlines are most likely; it may shrink to a third at a time."""
+        edge = self._edge(self.model.fine)
+        former = self.state["sigma"]
+        first = Noise(FIRST_SIGMA * edge if former is None else former, self.settings.odd)
+        misfits = point.misfits or [misfit(s, v, self.visibility, self.model.fine, first) for s, v in zip(point.shares, self.visits)]
+        seen = [m for m, v in zip(misfits, self.visits) if not v.density]
+        sigma = noise_of(seen, LEAST_SIGMA * edge, LARGEST_SIGMA * edge, self.settings.odd) if seen else first.sigma_mm
+        if former is not None:
+            sigma = max(sigma, former / 3)
+        self.state["sigma"] = sigma
+        maps = [m for m, v in zip(misfits, self.visits) if v.density]
+        density = first.density
+        if maps:
+            squared = sum(float((m.distance**2).sum()) for m in maps) / max(1, sum(len(m.distance) for m in maps))
+            density = max(0.01, math.sqrt(squared))
+        return Noise(sigma, self.settings.odd, density)
+
+    def _information(self, point):
+        """(H G⁻¹ H, mean of G's ratio to H, at least 1)."""
+        h = sum(m.information for m in point.misfits)
+        sums: dict = {}
+        for m in point.misfits:
+            for block, score in zip(m.block.tolist(), m.scores):
+                sums[block] = sums.get(block, 0.0) + score
+        scores = np.array(list(sums.values())).reshape(-1, len(point.x))
+        blocks = len(scores)
+        scores = scores - scores.mean(0) if blocks else scores
+        g = scores.T @ scores * (blocks / max(1, blocks - 1))
+        values, vectors = np.linalg.eigh(h)
+        values = np.maximum(values, 1e-9 * max(values.max(), 1e-30))
+        half = vectors * np.sqrt(values)
+        white = (vectors / np.sqrt(values)).T
+        ratios, turn = np.linalg.eigh(white @ g @ white.T)
+        ratios = np.maximum(ratios, 1.0)
+        middle = turn / ratios @ turn.T
+        return half @ middle @ half.T, float(ratios.mean())
+
+    def _edge(self, grid):
+        return min(h for h, n in zip(grid.spacing_mm, grid.room.shape) if n > 1)
+
+    def _tell(self, fraction, text):
+        self.told = max(self.told, min(1.0, fraction))
+        if self.progress is not None:
+            self.progress(self.told, text)
