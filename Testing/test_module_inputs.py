@@ -28,15 +28,71 @@ def test_segments_find_their_tissue_and_the_rest_is_asked_for(host):
     assert ui.applyButton.enabled and "Something" not in ui.tissueStatusLabel.text
 
 
-def test_a_numbering_fills_the_tissues(host):
+def roles_shown(host):
+    table = host.widget.ui.tissueTable
+    combos = [table.cellWidget(row, 1) for row in range(table.rowCount)]
+    return [combo.itemData(combo.currentIndex) for combo in combos]
+
+
+NUMBERED = {
+    "brats": {1: "necrosis", 2: "edema", 3: "tumor", 4: "tumor"},
+    "brats2024": {1: "necrosis", 2: "edema", 3: "tumor", 4: "cavity"},
+    "fast": {1: "csf", 2: "grey", 3: "white"},
+    "synthseg": {2: "white", 3: "grey", 4: "ventricle", 10: "grey", 16: "white", 24: "csf", 41: "white", 43: "ventricle"},
+    "anatomydt": {1: "white", 2: "grey", 3: "csf", 4: "ventricle", 5: "tumor"},
+}
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("numbering", NUMBERED)
+def test_a_numbering_fills_the_tissues(host, numbering, named):
+    """By the value that stands in the segment's name, as Slicer's import gives it, and else by the label value."""
+    values = NUMBERED[numbering]
+    node = ready(host, names=[f"Segment_{v}" if named else f"Structure {'abcdefgh'[i]}" for i, v in enumerate(values)])
+    if not named:
+        for i, value in enumerate(values):
+            node.GetSegmentation().GetNthSegment(i).SetLabelValue(value)
+    assert not host.widget.ui.applyButton.enabled and set(roles_shown(host)) == {""}
+    choose(host.widget.ui.numberingComboBox, numbering)
+    host.widget.ui.fillButton.click()
+    assert roles_shown(host) == list(values.values())
+    assert host.widget.ui.applyButton.enabled == bool({"tumor", "edema"} & set(values.values()))
+
+
+def test_a_numbering_says_which_labels_it_does_not_know(host):
     ui = host.widget.ui
-    ready(host, names=("Segment_1", "Segment_2", "Segment_4"))
-    assert not ui.applyButton.enabled
+    ready(host, names=("Segment_1", "Segment_7", "Segment_3"))
     choose(ui.numberingComboBox, "brats")
     ui.fillButton.click()
-    combos = [ui.tissueTable.cellWidget(row, 1) for row in range(3)]
-    assert [c.itemData(c.currentIndex) for c in combos] == ["necrosis", "edema", "tumor"]
+    assert roles_shown(host) == ["necrosis", "", "tumor"]
+    assert "Segment_7" in ui.tissueStatusLabel.text and "Segment_1" not in ui.tissueStatusLabel.text
+    choose(ui.tissueTable.cellWidget(1, 1), "white")
+    assert ui.applyButton.enabled
+
+
+def test_a_tumor_without_anatomy_is_forecast_in_brain(host):
+    ui = host.widget.ui
+    ready(host, names=("Segment_1", "Segment_2", "Segment_4"))
+    choose(ui.numberingComboBox, "brats")
+    ui.fillButton.click()
     assert "taken as brain" in ui.tissueStatusLabel.text and ui.applyButton.enabled
+
+
+def test_terminology_tells_what_names_do_not(host):
+    ui = host.widget.ui
+    node = ready(host, names=("a", "b", "c"))
+    entries = {
+        "a": "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^12738006^Brain~^^",
+        "b": "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered Structure"
+             "~SCT^4147007^Mass~^^",
+        "c": "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^",
+    }
+    for i in range(3):
+        segment = node.GetSegmentation().GetNthSegment(i)
+        segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entries[segment.GetName()])
+    choose(ui.numberingComboBox, "")
+    ui.fillButton.click()
+    assert roles_shown(host) == ["organ", "tumor", ""] and "c" in ui.tissueStatusLabel.text
 
 
 def test_a_segment_that_is_added_later_appears(host):

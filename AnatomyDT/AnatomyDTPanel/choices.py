@@ -38,7 +38,7 @@ def guessed_role(row: SegmentRow, numbering: str | None = None) -> str:
         found = labelling.structure_of_segment(row.name, row.color, row.terminology)
     else:
         # A label map that was imported without a colour table names its segments after their values.
-        number = re.search(r"(\d+)\s*$", row.name)
+        number = re.fullmatch(r"(?:segment|label|region|class|value)?[\s_-]*(\d+)", row.name.strip(), re.IGNORECASE)
         found = labelling.NUMBERINGS[numbering].get(int(number.group(1)) if number else row.value)
     return found.role if found else ""
 
