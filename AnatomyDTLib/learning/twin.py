@@ -99,7 +99,7 @@ class AnatomyTwin(nn.Module):
         self.chi = nn.Parameter(torch.zeros(len(self.others)))
         self.creep = nn.Parameter(torch.zeros(len(self.others)))
         self.creep_days = Bounded(5.0, 1000.0, torch.full((len(self.others),), 60.0))
-        self.sharpness = Bounded(0.5, 10.0, 1.5)
+        self.sharpness = Bounded(1.0, 10.0, 1.5)
         self.growth = GrowthNetwork(GrowthConfig(
             anatomy.names, config.axes, config.images, context=len(anatomy) + len(TUMOR_LENGTHS_MM), numbers=4, extra=2,
             width=config.hidden, limit_per_day=config.limit_per_day,

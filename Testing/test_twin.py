@@ -1,0 +1,342 @@
+"""The learned twin: its state, its laws, what each part does, and that gradients and memory behave."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from AnatomyDTLib.learning import levels, twin
+from AnatomyDTLib.learning.batches import collate, signed_distances
+from AnatomyDTLib.learning.burden import BurdenLaw
+from AnatomyDTLib.learning.cases import Case, Dataset
+from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig, load_twin
+from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
+from AnatomyDTLib.learning.weights import TrainingError, write_tensors
+from AnatomyDTLib.physics.reaction import correct
+from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery
+from AnatomyDTLib.presets import tissue
+
+SIZE = 40
+
+
+def head(shape=(SIZE, SIZE)):
+    """Background around two halves of tissue with a ventricle and a tumor across their border; labels and anatomy."""
+    anatomy = Anatomy(tuple(tissue(n, r) for n, r in (
+        ("Background", "background"), ("White", "white"), ("Grey", "grey"), ("Ventricle", "ventricle"), ("Cavity", "cavity"), ("Tumor", "tumor"),
+    )))
+    x = np.indices(shape)
+    labels = np.where(x[-1] < shape[-1] // 2, 1, 2).astype(np.uint8)
+    edge = np.zeros(shape, bool)
+    for axis, n in enumerate(shape):
+        edge |= (x[axis] < 2) | (x[axis] >= n - 2)
+    labels[edge] = 0
+    labels[(x[-2] > shape[-2] - 12) & (x[-2] < shape[-2] - 6) & ~edge] = 3
+    centre = [n // 2 for n in shape]
+    centre[-2] -= 4
+    labels[sum((x[a] - c) ** 2 for a, c in enumerate(centre)) < 36] = 5
+    return labels, anatomy
+
+
+def one_case(days=(0.0, 60.0), treatments=(), shape=(SIZE, SIZE), name="a"):
+    labels, anatomy = head(shape)
+    return Dataset(name, anatomy, (1.0,) * len(shape), (Case(name, name, tuple(days), np.stack([labels] * len(days)), treatments),))
+
+
+def joined(*datasets):
+    cases = tuple(dataclasses.replace(d.cases[0], name=str(i)) for i, d in enumerate(datasets))
+    return Dataset("several", datasets[0].anatomy, datasets[0].spacing_mm, cases)
+
+
+def stirred(dataset, seed=0, **settings):
+    """A twin whose network does something."""
+    model = AnatomyTwin.of(dataset, seed, **settings)
+    if model.growth is not None:
+        torch.nn.init.normal_(model.growth.outputs.weight, std=0.1)
+    return model
+
+
+# ---- the state
+
+
+@pytest.mark.parametrize("shape", [(SIZE, SIZE), (16, 32, 32)])
+def test_levels_show_the_labels_that_they_were_made_from(shape):
+    labels, anatomy = head(shape)
+    labels[(0,) * (len(shape) - 2)][12, 4] = 3          # one voxel
+    psi = torch.from_numpy(2.0 * signed_distances(labels, len(anatomy), (1.0,) * len(shape))).unsqueeze(0)
+    for sharpness in (1.0, 1.5, 6.0):
+        p = levels.Tiers.of(anatomy).decode(psi, sharpness)
+        assert float((p.sum(1) - 1).abs().max()) < 1e-6 and float(p.min()) >= 0
+        assert (p[0].argmax(0).numpy() == labels).all()
+
+
+def test_the_reaction_on_levels_is_that_of_the_physics():
+    _, anatomy = head()
+    tiers = levels.Tiers.of(anatomy)
+    torch.manual_seed(0)
+    psi, rate = 2 * torch.randn(2, 6, 5, 5, dtype=torch.float64), torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    p = tiers.decode(psi, 1.3)
+    rate = rate - (p * rate).sum(1, keepdim=True)
+    assert torch.allclose(tiers.decode(tiers.react(psi, 0.4 * rate, 1.3), 1.3), correct(p, rate, 0.4), atol=1e-12)
+
+
+def test_operators_of_levels():
+    x = torch.arange(30, dtype=torch.float64)
+    slope = (2.0 * x[:, None] - 3.0 * x[None]).reshape(1, 1, 30, 30)
+    u = torch.tensor([1.3, -0.4], dtype=torch.float64).reshape(1, 2, 1, 1).expand(1, 2, 30, 30)
+    moved = levels.carried(slope, u, (2.0, 1.0))                 # exact where it stays inside
+    assert torch.allclose(moved[..., 2:-2, 2:-2], slope[..., 2:-2, 2:-2] - 2.0 * 0.65 - 3.0 * 0.4, atol=1e-6)
+    ones = torch.ones(1, 2, 8, 9, 10)
+    assert torch.allclose(levels.blur(ones, 3.0, (1.0, 2.0, 0.5)), ones, atol=1e-5)
+    assert torch.allclose(levels.blur(ones.double().cumsum(2), 0.7, (1.0,) * 3)[:, :, 4], ones.double()[:, :, 0] * 5, atol=1e-6)
+    assert torch.allclose(levels.gradient(slope[:, 0], (2.0, 1.0))[0, :, 5, 5], torch.tensor([1.0, -3.0], dtype=torch.float64))
+    # the extension of a front's values beside it: constant along the normal, here the first axis
+    front = torch.full((1, 1, 30, 30), 1e-12, dtype=torch.float64)
+    front[..., 10, :] = 1.0
+    values = x.reshape(1, 1, 1, 30).expand(1, 1, 30, 30)
+    far = levels.extended(values, front, 3.0, (1.0, 1.0))
+    assert torch.allclose(far[..., 22, 12:-12], values[..., 22, 12:-12], atol=0.05)
+
+
+# ---- the whole tumor
+
+
+def test_burden_law_solves_its_equation():
+    """Growth, a drug and clearance against an integrator; the law's parts are short against the drug's rate."""
+    _, anatomy = head()
+    law = BurdenLaw(anatomy, 3).double()
+    v = law.values()
+    days, parts, rate = 20.0, 400, 0.3
+
+    def slope(_, y):
+        V, W = y
+        kill = v["drug_effect"] * rate / (1 + rate / v["drug_half_per_day"]) * V
+        return [v["rho_per_day"] / v["nu"] * V * (1 - V ** v["nu"]) - kill, kill - W / v["clearance_days"]]
+
+    start = (10.0 / v["largest_radius_mm"]) ** 3
+    ends = solve_ivp(slope, (0, days), [start, 0.0], rtol=1e-10, atol=1e-12).y[:, -1]
+    zero = torch.zeros(parts, 1, dtype=torch.float64)
+    begin = law.begin(torch.tensor([10.0], dtype=torch.float64))
+    after = law.step(begin, torch.tensor([days], dtype=torch.float64), zero, zero, zero + rate * days / parts)
+    assert float(after.log_living.detach().exp()) == pytest.approx(ends[0], rel=1e-4)
+    assert float(after.dead.detach()) == pytest.approx(ends[1], rel=1e-3)
+
+
+def test_radiation_kills_by_the_linear_quadratic_law_and_the_dead_stay_seen_for_a_while():
+    _, anatomy = head()
+    law = BurdenLaw(anatomy, 2)
+    begin = law.begin(torch.tensor([10.0]))
+    zero = torch.zeros(1, 1)
+    after = law.step(begin, torch.tensor([1e-6]), zero + 4.0, zero + 16.0, zero)
+    alpha, ratio = law.values()["alpha_per_gy"], law.values()["alpha_beta_gy"]
+    survival = math.exp(-alpha * 4.0 * (1 + 4.0 / ratio))
+    assert float((after.log_living - begin.log_living).detach()) == pytest.approx(math.log(survival), rel=1e-3)
+    assert float(law.radius_mm(after).detach()) == pytest.approx(10.0, rel=1e-4)       # not yet cleared
+    later = law.step(after, torch.tensor([200.0]), zero, zero, zero)
+    assert float(later.dead.detach()) < 1e-6
+    still = law.step(begin, torch.zeros(1), zero, zero, zero)
+    assert float((still.log_living - begin.log_living).detach()) == pytest.approx(0.0, abs=1e-6)
+
+
+# ---- the parts
+
+
+def test_untrained_network_changes_nothing_and_the_output_is_on_the_simplex():
+    batch = collate(one_case(), [0])
+    with torch.no_grad():
+        some, none = (AnatomyTwin.of(one_case(), network=n)(batch) for n in (True, False))
+    assert some.shape == (1, 1, 6, SIZE, SIZE)
+    assert torch.allclose(some, none, atol=1e-6)
+    assert float((some.sum(2) - 1).abs().max()) < 1e-5
+
+
+def test_growth_pushes_tissue_and_nothing_passes_the_skull():
+    labels, anatomy = head()
+    labels[:] = 1
+    labels[:, 30:] = 2                                             # a border 4 voxels from the tumor
+    labels[0] = 0
+    x = np.indices(labels.shape)
+    labels[(x[0] - 20) ** 2 + (x[1] - 20) ** 2 < 36] = 5
+    case = Case("a", "a", (0.0, 8.0), np.stack([labels, labels]))
+    dataset = Dataset("one", anatomy, (1.0, 1.0), (case,))
+    batch = collate(dataset, [0])
+    with torch.no_grad():
+        pushed = AnatomyTwin.of(dataset)(batch)[0, 0].argmax(0).numpy()
+        replaced = AnatomyTwin.of(dataset, cross_diffusion=False)(batch)[0, 0].argmax(0).numpy()
+        in_place = AnatomyTwin.of(dataset, diffusion=False)(batch)[0, 0].argmax(0).numpy()
+    grown = (pushed == 5).sum()
+    assert 1.5 * (labels == 5).sum() < grown < 3 * (labels == 5).sum()
+    border = [int((a[16] == 2).argmax()) for a in (labels, pushed, replaced)]
+    # beside the tumor the border of the two tissues moves away from it where there is a push, and only there
+    assert border[1] > border[0] == border[2] == 30
+    assert grown == pytest.approx((replaced == 5).sum(), rel=0.05)
+    assert (pushed[0] == 0).all() and (pushed[1] != 0).all() and (in_place == 5).sum() < 0.8 * grown
+
+
+def test_treatment_acts_and_can_be_left_out():
+    treatments = (Radiotherapy(2.0, 5, 6.0), Chemotherapy("drug", (3.0, 10.0), 0.3, 2.0))
+    batch = collate(joined(one_case(), one_case(treatments=treatments)), [0, 1])
+    with torch.no_grad():
+        full = stirred(one_case())(batch).argmax(2) == 5
+        blind = stirred(one_case(), treatment=False)(batch)
+        unlimited = AnatomyTwin.of(one_case(), growth_law=False, network=False)(batch)
+    assert full[1].sum() < 0.7 * full[0].sum()
+    for same in (blind, unlimited):         # but for the steps, which end where a treatment begins
+        assert float((same[0].argmax(1) != same[1].argmax(1)).float().mean()) < 0.02
+
+
+def test_an_operation_leaves_a_cavity_and_what_is_spared():
+    model = AnatomyTwin.of(one_case())
+
+    def seen(*treatments):
+        dataset = one_case((0.0, 10.0, 30.0), treatments)
+        with torch.no_grad():
+            return model(collate(dataset, [0])).argmax(2)[0]
+
+    before = seen()
+    whole, half = seen(Surgery(10.0, margin_mm=2.0)), seen(Surgery(10.0, residual_fraction=0.5))
+    assert int((whole == 5).sum()) == 0 and bool((whole[0][before[0] == 5] == 4).all())
+    assert int((whole[0] == 4).sum()) > int((before[0] == 5).sum())
+    for spared in (0, 3):
+        assert torch.equal(whole[0] == spared, before[0] == spared)
+    assert int((half[0] == 4).sum()) == 0 and 0 < int((half[0] == 5).sum()) <= int((before[0] == 5).sum())
+    labels, anatomy = head()
+    no_cavity = Anatomy(tuple(t for t in anatomy.tissues if t.role != "cavity"))
+    labels = np.where(labels == 5, 4, labels).astype(np.uint8)
+    other = Dataset("x", no_cavity, (1.0, 1.0), (Case("b", "b", (0.0, 10.0), np.stack([labels] * 2), (Surgery(5.0),)),))
+    with pytest.raises(TrainingError, match="'b' has a surgery but no tissue has the role cavity"):
+        AnatomyTwin.of(other)(collate(other, [0]))
+
+
+def test_only_the_first_visit_is_read_and_a_batch_is_its_cases():
+    """Cases of different days, visits and treatments side by side are what each is alone."""
+    several = joined(
+        one_case((0.0, 30.0)), one_case((0.0, 12.0, 47.0, 90.0), (Radiotherapy(3.0, 4, 3.0),)),
+        one_case((0.0, 80.0), (Chemotherapy("d", (5.0,), 0.2, 2.0),)),
+    )
+    model = stirred(several)
+    batch = collate(several, [0, 1, 2], longest_step_days=15.0)
+    with torch.no_grad():
+        together = model(batch)
+        for i, case in enumerate(several.cases):
+            visits = len(case.days) - 1
+            alone = model(collate(several, [i], longest_step_days=15.0))
+            seen, expected = together[i, :visits].argmax(1), alone[0].argmax(1)
+            # steps of other lengths: the same but for the error of the steps
+            assert float((seen != expected).float().mean()) < 0.02
+        scrambled = dataclasses.replace(batch, states=torch.cat((batch.states[:, :1], batch.states[:, 1:].flip(2)), 1))
+        assert torch.equal(model(scrambled), together)
+
+
+def test_shorter_steps_change_little_and_a_shift_shifts():
+    dataset = voronoi(2, VoronoiSettings(shape=(48, 48)))
+    model = stirred(dataset)
+    with torch.no_grad():
+        a, b = (model(collate(dataset, [0, 1], longest_step_days=days)) for days in (15.0, 4.0))
+    assert float((a.argmax(2) == b.argmax(2)).float().mean()) > 0.98
+    labels = dataset.cases[0].labels.copy()
+    ahead = dataclasses.replace(dataset.cases[0], labels=np.pad(labels, ((0, 0), (3, 0), (0, 0)), mode="edge")[:, :-3])
+    moved = dataclasses.replace(dataset, cases=(ahead,))
+    with torch.no_grad():
+        c = model(collate(moved, [0]))
+        first = model(collate(dataset, [0]))
+    near = (slice(None), slice(None), slice(14, 34), slice(10, 38))
+    assert float((c.argmax(2)[near] == first.argmax(2).roll(3, 2)[near]).float().mean()) > 0.99
+
+
+# ---- gradients and memory
+
+
+def test_gradients_reach_every_number_and_agree_with_differences():
+    dataset = one_case((0.0, 14.0), (Radiotherapy(2.0, 2, 3.0), Chemotherapy("d", (3.0,), 0.2, 2.0)))
+    torch.manual_seed(0)
+    model = stirred(dataset).double()
+    with torch.no_grad():
+        model.creep += 0.1
+    batch = collate(dataset, [0])
+    tensors = {f.name: getattr(batch.grid, f.name) for f in dataclasses.fields(batch.grid)}
+    grid = dataclasses.replace(batch.grid, **{k: v.double() for k, v in tensors.items() if torch.is_tensor(v)})
+    batch = dataclasses.replace(batch, states=batch.states.double(), distances=batch.distances.double(), grid=grid)
+    weight = torch.randn(1, 1, 6, SIZE, SIZE, dtype=torch.float64)
+
+    def value():
+        return (model(batch) * weight).sum()
+
+    value().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+        assert float(parameter.grad.abs().max()) > 0, name
+    for name in ("law.rho_per_day.raw", "law.alpha_per_gy.raw", "push", "growth.hidden.weight"):
+        parameter = model.get_parameter(name)
+        where = (0,) * parameter.dim()
+        with torch.no_grad():
+            parameter[where] += 1e-6
+            up = value()
+            parameter[where] -= 2e-6
+            down = value()
+            parameter[where] += 1e-6
+        # levels are piecewise smooth: a few voxels may sit on a kink
+        assert float(parameter.grad[where]) == pytest.approx(float(up - down) / 2e-6, rel=2e-3, abs=1e-4), name
+
+
+def test_checkpoints_give_the_same_gradients_for_little_memory(monkeypatch):
+    dataset = one_case((0.0, 30.0))
+    model = stirred(dataset)
+
+    def kept_bytes(days):
+        batch, seen = collate(dataset, [0], longest_step_days=days), {}
+
+        def pack(t):
+            seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            total = model(batch).square().sum()
+        total.backward()
+        return sum(seen.values()), [p.grad.clone() for p in model.parameters()], len(batch.grid)
+
+    _, plain, _ = kept_bytes(15.0)
+    monkeypatch.setattr(twin, "GRAPH_BYTES", 0)
+    few, again, n = kept_bytes(15.0)
+    many, _, m = kept_bytes(5.0)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(plain, again))
+    state = 4 * 6 * SIZE * SIZE
+    assert (many - few) / (m - n) < 4 * state       # a step more is its state more, and the decoded visits stay as they are
+
+
+# ---- files
+
+
+def test_three_axes_and_images_train_and_come_back_from_a_file(tmp_path):
+    dataset = one_case(shape=(10, 30, 30))
+    case = dataclasses.replace(dataset.cases[0], images=np.random.default_rng(0).random((2, 10, 30, 30), np.float32))
+    dataset = dataclasses.replace(dataset, cases=(case,))
+    model = stirred(dataset)
+    batch = collate(dataset, [0], longest_step_days=60.0)
+    model(batch).square().sum().backward()
+    path = tmp_path / "twin.safetensors"
+    write_tensors(path, model.state_dict(), model.metadata())
+    again = load_twin(path, dataset.anatomy, 3)
+    with torch.no_grad():
+        assert torch.equal(again(batch), model(batch))
+    for anatomy, axes, word in (
+        (dataset.anatomy, 2, "3D images, not for 2D"), (Anatomy(dataset.anatomy.tissues[:-1] + (tissue("Other", "tumor"),)), 3, "trained for the tissues"),
+        (Anatomy((*dataset.anatomy.tissues[:1], tissue("White", "organ"), *dataset.anatomy.tissues[2:])), 3, "roles"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            load_twin(path, anatomy, axes)
+    write_tensors(path, model.state_dict(), {**model.metadata(), "format": "anatomydt-twin-0"})
+    with pytest.raises(ValueError, match="version anatomydt-twin-0; this program reads anatomydt-twin-1"):
+        load_twin(path, dataset.anatomy, 3)
+
+
+def test_what_was_learned_is_told_in_units():
+    model = AnatomyTwin(head()[1], TwinConfig(head()[1].names, 2))
+    values = model.physical()
+    assert values["diffusivity_mm2_per_day"]["White"] == pytest.approx(0.2, rel=1e-3)
+    assert values["alpha_per_gy"] == pytest.approx(0.09, rel=1e-3) and values["pushed_part"] == 0.5
+    with pytest.raises(TrainingError, match="role tumor"):
+        AnatomyTwin(Anatomy((tissue("A", "background"), tissue("B", "white"))), TwinConfig(("A", "B"), 2))
