@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from ..plan import Anatomy
 from ..presets import tissue
@@ -148,14 +149,11 @@ def _turned(rng, heading, angle: float) -> np.ndarray:
 
 def drawn(points, radii, x) -> np.ndarray:
     """The tree as a mask (*S): every voxel whose centre lies within the radius of a point."""
-    mask = np.zeros(x.shape[1:], bool)
-    spacing = [float(x[(d, *(1 if a == d else 0 for a in range(len(x))))] - x[(d, *[0] * len(x))]) for d in range(len(x))]
-    for point, radius in zip(points, radii):
-        box = tuple(
-            slice(max(0, int((p - radius) / h)), int((p + radius) / h) + 1) for p, h in zip(point, spacing)
-        )
-        mask[box] |= sum((x[(d, *box)] - point[d])**2 for d in range(len(x))) <= radius**2
-    return mask
+    places = x.reshape(len(x), -1).T
+    mask = np.zeros(len(places), bool)
+    for radius in np.unique(radii):
+        mask |= np.isfinite(KDTree(points[radii == radius]).query(places, distance_upper_bound=radius)[0])
+    return mask.reshape(x.shape[1:])
 
 
 def _case(index: int, settings: VesselSettings) -> Case:
@@ -163,11 +161,11 @@ def _case(index: int, settings: VesselSettings) -> Case:
     spacing, x = partitions.grid(settings.shape, settings.spacing_mm)
     for _ in range(MOST_DRAWS):
         made = _baseline(rng, x, spacing, settings)
-        days, treatments = settings.courses.draw(rng)
         if made is None:
             continue
+        days, treatments = settings.courses.draw(rng)
         truth = grown(*made, spacing, days, treatments, settings)
-        if _keeps_topology(truth == settings.lobes):
+        if _keeps_topology(truth[1:] == settings.lobes):
             break
     else:
         raise DataError(
@@ -184,8 +182,6 @@ def _baseline(rng, x, spacing, settings: VesselSettings):
     size = partitions.extent(settings.shape, spacing)
     radius = max(settings.vessel_radius_mm, max(spacing) / settings.taper ** (settings.generations - 1))
     points, radii = tree(rng, size, radius, settings)
-    lobes = partitions.soft_voronoi(rng, x, size, settings.lobes, 1, settings.softness_mm, settings.waviness_mm)
-    vessels = drawn(points, radii, x)
     central = np.flatnonzero(np.linalg.norm(points - size / 2.0, axis=1) <= settings.off_centre_mm)
     central = central[(central > 0) & (central < len(points) - 1)]
     if not len(central):
@@ -194,17 +190,19 @@ def _baseline(rng, x, spacing, settings: VesselSettings):
     tumor_radius = rng.uniform(*settings.radius_mm)
     aside = _turned(rng, _unit(points[at + 1] - points[at - 1]), math.pi / 2.0 * (1.0 if rng.integers(2) else -1.0))
     centre = points[at] + aside * (radii[at] + tumor_radius)
+    if not ((centre > 0.2 * size) & (centre < 0.8 * size)).all():
+        return None
+    vessels = drawn(points, radii, x)
     whole = partitions.blob(rng, x, centre, tumor_radius, 1.0)
     parts, n = ndimage.label(whole & ~vessels)
     if not n:
         return None
     tumor = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    if tumor.sum() < LEAST_TUMOR * whole.sum():
+    beside = (ndimage.binary_dilation(tumor, iterations=2) & vessels).any()
+    if tumor.sum() < LEAST_TUMOR * whole.sum() or not beside or not _keeps_topology(vessels[None]):
         return None
-    left = np.bincount(lobes[~tumor & ~vessels], minlength=settings.lobes)
-    inside = (centre > 0.2 * size).all() and (centre < 0.8 * size).all()
-    beside = fronts.signed_distance(vessels, spacing)[tumor].min() < 2.0 * max(spacing)
-    if left.min() < LEAST_PART * lobes.size or not inside or not beside:
+    lobes = partitions.soft_voronoi(rng, x, size, settings.lobes, 1, settings.softness_mm, settings.waviness_mm)
+    if np.bincount(lobes[~tumor & ~vessels], minlength=settings.lobes).min() < LEAST_PART * lobes.size:
         return None
     return lobes, vessels, tumor
 
