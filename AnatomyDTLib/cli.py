@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, the folds and the training (default: 0)")
     verb.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100)")
     verb.add_argument("--size", type=int, metavar="N", help="voxels along each edge of a generated case (default: 96)")
+    verb.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
     verb.add_argument("--steps", type=int, metavar="N", help="longest training, in steps of 8 cases (default: 400)")
     verb.add_argument("--trials", type=int, metavar="N", help="settings that are tried for each method (default: 4)")
     verb.add_argument("--processes", type=int, default=2, metavar="N", help="jobs side by side, one thread each (default: 2)")

@@ -13,7 +13,8 @@ from AnatomyDTLib.learning.batches import collate
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery, Tissue
 
-LEARNED = tuple(baselines.LEARNED)
+NETWORKS = tuple(baselines.LEARNED)
+MECHANISTIC = ("fisher-kpp", "cross-diffusion")
 TREATED = (Radiotherapy(3.0, 5), Chemotherapy("drug", (2.0, 5.0, 24.0), 0.3, 1.0), Surgery(12.0, extent=0.5))
 
 
@@ -45,7 +46,7 @@ def trained_a_little(net):
     return net
 
 
-@pytest.mark.parametrize("method", baselines.NAMES)
+@pytest.mark.parametrize("method", ("persistence", *NETWORKS))
 @pytest.mark.parametrize("shape", [(17, 23), (16, 12), (7, 9, 11)])
 def test_a_new_baseline_is_persistence_on_any_size(method, shape):
     data = dataset(shape, images=1)
@@ -58,22 +59,26 @@ def test_a_new_baseline_is_persistence_on_any_size(method, shape):
     assert torch.equal(predicted.argmax(2), batch.labels[:, :1].expand(-1, 2, *shape))
 
 
-@pytest.mark.parametrize("method", LEARNED)
+def built(method, data):
+    """Small, and a little trained where it is a network."""
+    torch.manual_seed(0)
+    return trained_a_little(baselines.build(method, data, width=8)) if method in NETWORKS else baselines.build(method, data)
+
+
+@pytest.mark.parametrize("method", (*NETWORKS, *MECHANISTIC))
 @pytest.mark.parametrize("shape", [(17, 12), (6, 7, 9)])
 def test_gradients_reach_every_parameter(method, shape):
     data = dataset(shape, images=1)
-    torch.manual_seed(0)
-    net = trained_a_little(baselines.build(method, data, width=8))
+    net = built(method, data)
     batch = collate(data, [0, 1])
     (net(batch) - batch.states[:, 1:]).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.any())] == []
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", (*NETWORKS, *MECHANISTIC))
 def test_treatment_days_and_images_change_the_prediction(method):
     data = dataset((16, 16), images=1)
-    torch.manual_seed(0)
-    net = trained_a_little(baselines.build(method, data, width=8)).eval()
+    net = built(method, data).eval()
     seen = data.cases[1]
 
     def predicted(**changes):
@@ -86,16 +91,15 @@ def test_treatment_days_and_images_change_the_prediction(method):
     for changes in (
         {"treatments": ()}, {"treatments": TREATED[:1]}, {"treatments": TREATED[1:]}, {"days": (0.0, 60.0)},
         {"treatments": (Radiotherapy(20.0, 5), *TREATED[1:])},      # the same dose, later
-        {"images": seen.images + 1},
+        *([{"images": seen.images + 1}] if method in NETWORKS else []),
     ):
         assert float((predicted(**changes) - before).abs().max()) > 1e-5, changes
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", (*NETWORKS, *MECHANISTIC))
 def test_the_future_is_not_read(method):
     data = dataset((16, 16))
-    torch.manual_seed(0)
-    net = trained_a_little(baselines.build(method, data, width=8)).eval()
+    net = built(method, data).eval()
     other = data.cases[0].labels.copy()
     other[1:] = 0
     blind = dataclasses.replace(data, cases=(dataclasses.replace(data.cases[0], labels=other),))
@@ -103,15 +107,37 @@ def test_the_future_is_not_read(method):
         assert torch.equal(net(collate(data, [0])), net(collate(blind, [0])))
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", (*NETWORKS, *MECHANISTIC))
 def test_a_case_does_not_depend_on_its_neighbours_in_the_batch(method):
     data = dataset((17, 23))
-    torch.manual_seed(0)
-    net = trained_a_little(baselines.build(method, data, width=8)).eval()
+    net = built(method, data).eval()
     with torch.no_grad():
         together, alone = net(collate(data, [0, 1])), net(collate(data, [1]))
     # the grid of days is finer beside a case that needs it, and what lies in a step is shared by days
     assert float((together[1, 0] - alone[0, 0]).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("method", MECHANISTIC)
+def test_a_mechanistic_baseline_is_the_equation(method):
+    """On the simplex; persistence with every coefficient at zero; grows with rho and shrinks under treatment."""
+    data = dataset((16, 18))
+    batch = collate(data, [0, 1])
+    net = baselines.build(method, data)
+
+    def tumor(**values):
+        with torch.no_grad():
+            for name, value in {"diffusivity": -20.0, "rho": -20.0, "alpha": -20.0, "beta": -20.0, "drug": -20.0, **values}.items():
+                getattr(net, name).fill_(value)
+            predicted = net(batch)
+        assert torch.allclose(predicted.sum(2), torch.ones(2, 2, 16, 18), atol=1e-5)
+        return predicted[:, :, 3].sum((2, 3)), predicted
+
+    kept, predicted = tumor()
+    assert torch.equal(predicted[0].argmax(1), batch.labels[0, :1].expand(2, -1, -1))
+    grown, _ = tumor(diffusivity=-2.0, rho=-3.0)
+    treated, _ = tumor(alpha=-3.0, drug=1.0)
+    assert bool((grown[0] > kept[0] + 1).all()) and grown[0, 1] > grown[0, 0]
+    assert torch.allclose(treated[0], kept[0]) and bool((treated[1] < kept[1] - 0.5).all())
 
 
 def test_stretches_of_time_add_up_to_what_lies_between_two_visits():

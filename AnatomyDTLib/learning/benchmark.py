@@ -54,16 +54,7 @@ def parse(arguments: argparse.Namespace) -> Plan:
             raise BenchmarkError(f"{name} must be at least {least}, not {value}")
     if arguments.trials is not None and arguments.trials > TRIALS:
         raise BenchmarkError(f"--trials is at most {TRIALS}, the number of settings that every method has to try")
-    kind = arguments.dataset
-    if kind in GENERATED:
-        options = {"seed": arguments.seed} | ({"shape": [arguments.size] * (3 if kind == "brains" else 2)} if arguments.size else {})
-        source = Source.of(kind, arguments.cases or (40 if quick else CASES[kind]), **options)
-    else:
-        if not Path(kind).is_dir():
-            raise BenchmarkError(f"'{kind}' is neither one of {', '.join(GENERATED)} nor a folder of cases")
-        if arguments.cases or arguments.size:
-            raise BenchmarkError("--cases and --size are for generated data; a folder is taken as it is")
-        source = Source(str(Path(kind).resolve()))
+    source = _source(arguments)
     training = {"steps": arguments.steps or (60 if quick else 400)}
     folds = arguments.folds or (2 if quick else 5)
     folder = Path(arguments.out)
@@ -73,11 +64,28 @@ def parse(arguments: argparse.Namespace) -> Plan:
                 arguments.trials or (1 if quick else TRIALS), training, arguments.processes, folder, quick)
 
 
+def _source(arguments) -> Source:
+    """The data that the command line names; raises BenchmarkError."""
+    kind = arguments.dataset
+    if kind not in GENERATED:
+        if not Path(kind).is_dir():
+            raise BenchmarkError(f"'{kind}' is neither one of {', '.join(GENERATED)} nor a folder of cases")
+        for option in ("cases", "size", "brains"):
+            if getattr(arguments, option):
+                raise BenchmarkError(f"--{option} is for generated data; a folder is taken as it is")
+        return Source.of("folder", 0, str(Path(kind).resolve()))
+    if (kind == "brains") != bool(arguments.brains):
+        raise BenchmarkError("the dataset brains needs --brains FOLDER, label maps of healthy brains" if kind == "brains" else "--brains is for the dataset brains")
+    options = {"seed": arguments.seed}
+    if arguments.size:
+        options |= {"crop": [arguments.size] * 3} if kind == "brains" else {"shape": [arguments.size] * 2}
+    folder = str(Path(arguments.brains).resolve()) if arguments.brains else ""
+    return Source.of(kind, arguments.cases or (40 if arguments.quick else CASES[kind]), folder, **options)
+
+
 def tuning_jobs(plan: Plan, methods) -> list[Job]:
     """For every method that learns, a job per trial."""
-    source = plan.source
-    if source.kind in GENERATED:
-        source = source.changed(seed=plan.seed + TUNING_SEED)
+    source = plan.source.changed(seed=plan.seed + TUNING_SEED) if plan.source.generated else plan.source
     return [
         Job("tuning", f"{key}-{i}", key, source, 0, plan.folds, plan.seed, settings=trial, training=plan.training, tuning=True)
         for key in methods if plan.trials > 1 for i, trial in enumerate(METHODS[key].trials[:plan.trials])

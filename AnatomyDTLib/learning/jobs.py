@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .. import __version__
 from . import evaluation, methods, training
 from .cases import Case, Dataset
 from .sources import Source
@@ -41,6 +42,7 @@ class Job:
     settings: of the method; training: of `training.TrainConfig`, what differs from its defaults
     tuning: only the validation score is wanted
     variants: name -> what is changed in the trained model before it is scored once more (`methods.changed`)
+    version: of this program; the results of another are not taken over
     """
 
     study: str
@@ -57,6 +59,7 @@ class Job:
     training: dict = field(default_factory=dict)
     tuning: bool = False
     variants: dict = field(default_factory=dict)
+    version: str = __version__
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -119,7 +122,6 @@ def run(job: Job) -> dict:
     dataset = opened(job.source)
     train, validation, test = split(dataset, job)
     seed = int(np.random.default_rng((job.seed, job.fold, 77)).integers(2 ** 31))
-    torch.manual_seed(seed)
     model, config = methods.build(job.method, dataset, job.settings, {**job.training, "seed": seed})
     record = {"job": json.loads(job.to_json()), "parameters": sum(p.numel() for p in model.parameters()), "train": len(train)}
     if record["parameters"]:

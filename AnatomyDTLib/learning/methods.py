@@ -3,44 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
+import torch
 from torch import nn
 
 from . import baselines
 from .cases import Dataset
+from .losses import LossWeights
 from .training import TrainConfig
+from .twin import AnatomyTwin
 
 TRIALS = 4
 
 
 @dataclass(frozen=True)
 class Method:
-    """name: of the row; build: (dataset, settings) -> model
+    """name: of the row; build: (dataset, seed, settings) -> model
 
     trials: what is tried on the tuning data, the defaults first; names of `training.TrainConfig` go to the training, all
         others to the model. Empty where there is nothing to train
-    part_of: the method whose settings it takes over instead of trying its own: an ablation
+    part_of: the method whose settings it takes over instead of trying its own: an ablation; training: what it trains with
     """
 
     name: str
     build: Callable[..., nn.Module]
     trials: tuple[dict, ...] = ()
     part_of: str | None = None
+    training: dict = field(default_factory=dict)
 
 
 def _baseline(key: str) -> Callable[..., nn.Module]:
-    return lambda dataset, **settings: baselines.build(key, dataset, **settings)
+    def build(dataset, seed, **settings):
+        torch.manual_seed(seed)
+        return baselines.build(key, dataset, **settings)
 
+    return build
+
+
+def _without(**fixed) -> Callable[..., nn.Module]:
+    """The twin with some of its parts left out."""
+    return lambda dataset, seed, **settings: AnatomyTwin.of(dataset, seed, **{**settings, **fixed})
+
+
+TWIN, TWIN_NAME = "twin", "AnatomyDT"
+_SPATIAL = {"diffusion": False, "cross_diffusion": False, "growth_law": False}
+_NO_TOPOLOGY = {"loss": {"cl_dice": 0.0, "overlap": 0.0}}
 
 METHODS = {
     "persistence": Method("Persistence", _baseline("persistence")),
+    "fisher-kpp": Method("Fisher-KPP", _baseline("fisher-kpp"), ({}, {"rate": 1e-2}, {"rate": 1e-3}, {"rate": 3e-2})),
+    "cross-diffusion": Method("Cross-diffusion", _baseline("cross-diffusion"), ({}, {"rate": 1e-2}, {"rate": 1e-3}, {"rate": 3e-2})),
     "unet": Method("UNet", _baseline("unet"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"levels": 4, "decay": 1e-2})),
     "convlstm": Method("ConvLSTM", _baseline("convlstm"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"kernel": 5, "decay": 1e-2})),
     "neuralode": Method("NeuralODE", _baseline("neuralode"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"parts": 4, "decay": 1e-2})),
     "flow": Method("Flow", _baseline("flow"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"levels": 4, "decay": 1e-2})),
+    TWIN: Method(TWIN_NAME, _without(), ({}, {"rate": 1e-3}, {"hidden": 16, "decay": 1e-2}, {"limit_per_day": 0.1, "decay": 1e-2})),
+    # Table 2 of the paper: spatial terms, growth network and topology loss, each left out
+    "network-only": Method(f"{TWIN_NAME}: growth network only", _without(**_SPATIAL), part_of=TWIN, training=_NO_TOPOLOGY),
+    "spatial-only": Method(f"{TWIN_NAME}: spatial terms only", _without(network=False), part_of=TWIN, training=_NO_TOPOLOGY),
+    "spatial-topology": Method(f"{TWIN_NAME}: no growth network", _without(network=False), part_of=TWIN),
+    "no-topology": Method(f"{TWIN_NAME}: no topology loss", _without(), part_of=TWIN, training=_NO_TOPOLOGY),
+    "no-treatment": Method(f"{TWIN_NAME}: no treatment input", _without(treatment=False), part_of=TWIN),
+    "no-cross-diffusion": Method(f"{TWIN_NAME}: no cross-diffusion", _without(cross_diffusion=False), part_of=TWIN),
 }
-TWIN, TWIN_NAME = "twin", "AnatomyDT"
 BASELINES = tuple(key for key, method in METHODS.items() if key != TWIN and method.part_of is None)
 ABLATIONS = tuple(key for key, method in METHODS.items() if key == TWIN or method.part_of is not None)
 
@@ -49,6 +75,10 @@ _CONFIG = {f.name for f in fields(TrainConfig)}
 
 def build(key: str, dataset: Dataset, settings: dict, training: dict) -> tuple[nn.Module, TrainConfig]:
     """(model, training configuration) of a method; settings as in `Method.trials`."""
+    method = METHODS[key]
     own = {k: v for k, v in settings.items() if k not in _CONFIG}
-    config = TrainConfig(**{**training, **{k: v for k, v in settings.items() if k in _CONFIG}})
-    return METHODS[key].build(dataset, **own), config
+    chosen = {**training, **{k: v for k, v in settings.items() if k in _CONFIG}, **method.training}
+    if "loss" in chosen:
+        chosen["loss"] = LossWeights(**chosen["loss"])
+    config = TrainConfig(**chosen)
+    return method.build(dataset, config.seed, **own), config

@@ -12,25 +12,31 @@ GENERATED = ("voronoi", "vessel", "brains")
 
 @dataclass(frozen=True)
 class Source:
-    """kind: of GENERATED, or the path of a folder of cases; count: how many cases to generate
+    """kind: of GENERATED, or "folder"; count: how many cases to generate
 
     options: JSON text of the generator's settings that differ from its defaults, the seed among them
+    folder: of cases, or of the healthy brains that gliomas are put into
     """
 
     kind: str
     count: int = 0
     options: str = "{}"
+    folder: str = ""
 
     @classmethod
-    def of(cls, kind: str, count: int, **options) -> Source:
-        return cls(kind, count, json.dumps(options, sort_keys=True))
+    def of(cls, kind: str, count: int, folder: str = "", **options) -> Source:
+        return cls(kind, count, json.dumps(options, sort_keys=True), folder)
+
+    @property
+    def generated(self) -> bool:
+        return self.kind in GENERATED
 
     def changed(self, **options) -> Source:
         """The same with other settings; a dict changes what it names of a group of settings."""
         own = json.loads(self.options)
         for key, value in options.items():
             own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value
-        return Source.of(self.kind, self.count, **own)
+        return Source.of(self.kind, self.count, self.folder, **own)
 
     def open(self) -> Dataset:
         """Makes or reads the dataset. Raises DataError."""
@@ -43,7 +49,13 @@ class Source:
             from .vessel import VesselSettings, vessel
 
             return vessel(self.count, _settings(VesselSettings, options))
-        raise DataError(f"'{self.kind}' is no dataset; write one of {', '.join(GENERATED)} or a folder of cases")
+        if self.kind == "brains":
+            from .gliomas import GliomaSettings, gliomas
+
+            return gliomas(self.folder, self.count, _settings(GliomaSettings, options))
+        from .folders import read_folder
+
+        return read_folder(self.folder)
 
 
 def _settings(cls, options: dict):

@@ -42,14 +42,14 @@ def points(study: str, plan) -> list[Point]:
     source = plan.source
     if study == "data":
         sizes = TRAINING_CASES if not plan.quick else TRAINING_CASES[1:3]
-        if source.kind in GENERATED:
+        if source.generated:
             # the other folds of a dataset of this size hold as many cases as the largest point asks for
             source = replace(source, count=math.ceil(max(sizes) * plan.folds / (plan.folds - 1)))
         else:
             most = len(opened(source)) * (plan.folds - 1) // plan.folds
             sizes = [n for n in sizes if n <= most]
         return [Point("training cases", n, {"train_cases": n, "source": source}) for n in sizes]
-    if source.kind not in GENERATED:
+    if not source.generated:
         raise BenchmarkError(f"the study '{study}' changes how cases are made; it is for {', '.join(GENERATED)}, not for a folder")
     if study == "extrapolation":
         later = source.changed(courses={"interval_days": [180, 180]})

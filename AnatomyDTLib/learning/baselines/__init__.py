@@ -6,17 +6,20 @@ from torch import nn
 
 from .convlstm import ConvLSTM
 from .flow import Flow
+from .mechanistic import Mechanistic
 from .neuralode import NeuralODE
 from .persistence import Persistence
 from .unet import UNet
 
 LEARNED = {"unet": UNet, "convlstm": ConvLSTM, "neuralode": NeuralODE, "flow": Flow}
-NAMES = ("persistence", *LEARNED)
+NAMES = ("persistence", "fisher-kpp", "cross-diffusion", *LEARNED)
 
 
 def build(method: str, dataset, **settings) -> nn.Module:
     """A baseline for the classes, axes and images of a dataset; settings: what its class takes by name."""
     if method == "persistence":
         return Persistence()
+    if method in ("fisher-kpp", "cross-diffusion"):
+        return Mechanistic(dataset.anatomy, crossing=method == "cross-diffusion")
     images = dataset.cases[0].images
     return LEARNED[method](len(dataset.spacing_mm), len(dataset.anatomy), 0 if images is None else len(images), **settings)

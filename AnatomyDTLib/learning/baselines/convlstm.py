@@ -24,31 +24,32 @@ class Cell(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """Encodes the first state, steps the cell `parts` times per interval at 1/4 size, decodes at each visit.
+    """Encodes the first state, steps the cell `parts` times per interval at 1/2^levels of the size, decodes at each visit.
 
     At each step the cell sees the encoded first state and what lies in that part of the interval, days included.
-    p(t) = softmax(logits(p(0)) + head(decoded h(t)))
-    axes, classes, images, width: as of `UNet`; kernel: of the cell, voxels
+    p(t) = softmax(logits(p(0)) + head(decode(encoded state + h(t))))
+    axes, classes, images, width, levels: as of `UNet`; kernel: of the cell, voxels
     """
 
     name = "ConvLSTM"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, parts: int = 3, kernel: int = 3):
+    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 2, parts: int = 3, kernel: int = 3):
         super().__init__()
         self.parts = parts
-        self.pyramid = Pyramid(axes, 2 * classes + images, width)
+        self.pyramid = Pyramid(axes, 2 * classes + images, width, levels)
         self.cell = Cell(axes, self.pyramid.depth + GIVEN, self.pyramid.depth, kernel)
         self.head = Head(axes, width, CONDITIONS, classes)
 
     def forward(self, batch) -> torch.Tensor:
         """(B, V − 1, K, *S)"""
         start = logits(batch.states[:, 0])
-        full, half, deep = self.pyramid.encode(channels(batch))
-        h, c = torch.tanh(deep), deep
+        features = self.pyramid.encode(channels(batch))
+        deep = features[-1]
+        h, c = torch.zeros_like(deep), torch.zeros_like(deep)
         predicted = []
         for visit in range(1, batch.states.shape[1]):
             for given in courses(batch, visit - 1, visit, self.parts).unbind(1):
                 h, c = self.cell(torch.cat((deep, everywhere(given, deep)), 1), h, c)
-            features = self.pyramid.decode(full, half, h)
-            predicted.append(torch.softmax(start + self.head(features, condition_of(batch, 0, visit)), 1))
+            decoded = self.pyramid.decode(features, deep + h)
+            predicted.append(torch.softmax(start + self.head(decoded, condition_of(batch, 0, visit)), 1))
         return torch.stack(predicted, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .frame import CONDITIONS, Head, channels, condition_of, everywhere, logits
+from .frame import CONDITIONS, Head, blurred, channels, condition_of, everywhere, logits
 from .unet import Backbone
 
 
@@ -44,9 +44,9 @@ class Flow(nn.Module):
 
     name = "Flow"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 3, squarings: int = 5):
+    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 3, squarings: int = 5, smooth: int = 0, only: int = 0):
         super().__init__()
-        self.axes, self.squarings = axes, squarings
+        self.axes, self.squarings, self.smooth, self.only = axes, squarings, smooth, only
         self.backbone = Backbone(axes, 2 * classes + images + CONDITIONS, width, levels)
         self.head = Head(axes, width, CONDITIONS, axes + classes)
 
@@ -58,6 +58,11 @@ class Flow(nn.Module):
             condition = condition_of(batch, 0, visit)
             out = self.head(self.backbone(torch.cat((seen, everywhere(condition, seen)), 1)), condition)
             velocity, correction = out[:, :self.axes], out[:, self.axes:]
+            for _ in range(self.smooth):
+                velocity = blurred(velocity)
+            if self.only:
+                keep = torch.zeros(correction.shape[1]); keep[-1] = 1
+                correction = correction * keep.reshape(1, -1, 1, 1)
             moved = warped(p, flowed(velocity, self.squarings))
             predicted.append(torch.softmax(logits(moved) + correction, 1))
         return torch.stack(predicted, 1)

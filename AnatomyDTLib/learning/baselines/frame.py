@@ -64,14 +64,16 @@ def channels(batch) -> torch.Tensor:
 def courses(batch, i: int, j: int, parts: int) -> torch.Tensor:
     """What lies between visits i and j in `parts` equal stretches of each case's own days: (B, parts, GIVEN).
 
-    Of each stretch: days/100, radiation/60 Gy, the drugs' kill exponent, extent of operations; what a step of the grid
+    Of each stretch: days/100, radiation/60 Gy, the drugs' kill exponent, extent of operations; what a part of a step
     holds is shared between stretches by days. The sum over the stretches is `batch.between(i, j)`.
     """
     grid, edges = batch.grid, (0, *batch.grid.visits)
     part = slice(edges[i], edges[j])
     begin, end = batch.days[:, i], batch.days[:, j]
     length = (end - begin) / parts
-    start, dt = grid.start[part], grid.dt[part]
+    dose, drug = grid.parts_gy[part], grid.parts_drug[part]                          # (N, PARTS, B)
+    dt = (grid.dt[part] / dose.shape[1]).unsqueeze(1)
+    start = grid.start[part].unsqueeze(1) + dt * torch.arange(dose.shape[1], device=dt.device)[:, None]
     stretches = []
     for n in range(parts):
         low, high = begin + n * length, begin + (n + 1) * length
@@ -82,8 +84,8 @@ def courses(batch, i: int, j: int, parts: int) -> torch.Tensor:
             due = edges[i] < step <= edges[j] or step == edges[i] == 0
             if due and _stretch(surgery.day, float(begin[case]), float(length[case]), parts) == n:
                 operated[case] += surgery.extent
-        given = (grid.dose_gy[part] * shared).sum(0) / GRAY_UNIT
-        stretches.append(torch.stack((length / DAY_UNIT, given, (grid.drug[part] * shared).sum(0), operated), 1))
+        given = (dose * shared).sum((0, 1)) / GRAY_UNIT
+        stretches.append(torch.stack((length / DAY_UNIT, given, (drug * shared).sum((0, 1)), operated), 1))
     return torch.stack(stretches, 1)
 
 
@@ -120,33 +122,49 @@ class Head(nn.Module):
         return self.out(F.silu(self.mix(torch.cat((x, everywhere(condition, x)), 1))))
 
 
-class Pyramid(nn.Module):
-    """Strided convolutions down to 1/4 of the size, and back up with what was seen on the way; any size.
+class Residual(nn.Module):
+    """x' + conv(silu(norm(conv(silu(norm(x')))))), x' = x by a convolution with the stride."""
 
-    inputs: channels that come in; width: channels at full size, twice as many at 1/2 and four times at 1/4
-    """
-
-    def __init__(self, axes: int, inputs: int, width: int):
+    def __init__(self, axes: int, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
         make = convolution(axes)
-        self.depth = 4 * width
-        self.at_full = make(inputs, width, 3, padding=1)
-        self.at_half = make(width, 2 * width, 3, stride=2, padding=1)
-        self.at_quarter = make(2 * width, self.depth, 3, stride=2, padding=1)
-        self.up_half = make(self.depth + 2 * width, 2 * width, 3, padding=1)
-        self.up_full = make(3 * width, width, 3, padding=1)
+        self.into = make(inputs, outputs, 3, stride=stride, padding=1)
+        self.first, self.second = make(outputs, outputs, 3, padding=1), make(outputs, outputs, 3, padding=1)
+        self.norms = nn.ModuleList(nn.GroupNorm(4, outputs) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.into(x)
+        y = self.first(F.silu(self.norms[0](x)))
+        return x + self.second(F.silu(self.norms[1](y)))
+
+
+class Pyramid(nn.Module):
+    """Residual units down to 1/2^levels of the size, and back up with what was seen on the way; any size.
+
+    inputs: channels that come in; width: channels at full size, twice as many after each halving, at most 8 times
+    """
+
+    def __init__(self, axes: int, inputs: int, width: int, levels: int):
+        super().__init__()
+        widths = [width * min(2 ** i, 8) for i in range(levels + 1)]
+        self.depth = widths[-1]
+        self.down = nn.ModuleList(
+            Residual(axes, before, after, 1 if i == 0 else 2) for i, (before, after) in enumerate(zip([inputs, *widths], widths))
+        )
+        self.up = nn.ModuleList(Residual(axes, deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1]))
         self.mode = ("bilinear", "trilinear")[axes - 2]
 
-    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features at full size, at 1/2 and at 1/4, rounded up."""
-        full = F.silu(self.at_full(x))
-        half = F.silu(self.at_half(full))
-        return full, half, self.at_quarter(half)
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features from full size to the smallest, sizes rounded up."""
+        features = []
+        for unit in self.down:
+            x = unit(x)
+            features.append(x)
+        return features
 
-    def decode(self, full: torch.Tensor, half: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:
-        """Features (B, width, *S) from those of `encode`, the deepest of which a model has moved in time."""
-        up = F.silu(self.up_half(torch.cat((self._to(F.silu(deep), half), half), 1)))
-        return F.silu(self.up_full(torch.cat((self._to(up, full), full), 1)))
-
-    def _to(self, x, like):
-        return F.interpolate(x, size=like.shape[2:], mode=self.mode, align_corners=False)
+    def decode(self, features: list[torch.Tensor], deep: torch.Tensor) -> torch.Tensor:
+        """Features (B, width, *S) from those of `encode`, the deepest of which a model has moved in time to `deep`."""
+        for unit, skip in zip(self.up, features[-2::-1]):
+            deep = F.interpolate(deep, size=skip.shape[2:], mode=self.mode, align_corners=False)
+            deep = unit(torch.cat((deep, skip), 1))
+        return deep

@@ -23,22 +23,22 @@ class Velocity(nn.Module):
 
     def forward(self, z, given):
         x = F.silu(self.first(torch.cat((z, everywhere(given, z)), 1)))
-        return torch.tanh(self.second(x))
+        return self.second(x)
 
 
 class NeuralODE(nn.Module):
     """z(0) = encoded first state;  dz/dt = f(z, treatment of the interval);  p(t) = softmax(logits(p(0)) + head(z(t))).
 
     Cases of different days are integrated side by side: each of `parts` parts of an interval is one step of rk4 over
-    0..1, with f multiplied by the part's own length in days. axes, classes, images, width: as of `UNet`.
+    0..1, with f multiplied by the part's own length in days. axes, classes, images, width, levels: as of `UNet`.
     """
 
     name = "NeuralODE"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, parts: int = 2):
+    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 2, parts: int = 2):
         super().__init__()
         self.parts = parts
-        self.pyramid = Pyramid(axes, 2 * classes + images, width)
+        self.pyramid = Pyramid(axes, 2 * classes + images, width, levels)
         self.velocity = Velocity(axes, self.pyramid.depth)
         self.head = Head(axes, width, CONDITIONS, classes)
 
@@ -47,7 +47,8 @@ class NeuralODE(nn.Module):
         from torchdiffeq import odeint
 
         start = logits(batch.states[:, 0])
-        full, half, z = self.pyramid.encode(channels(batch))
+        features = self.pyramid.encode(channels(batch))
+        z = features[-1]
         edges = torch.tensor((0.0, 1.0), dtype=z.dtype, device=z.device)
         predicted = []
         for visit in range(1, batch.states.shape[1]):
@@ -55,6 +56,6 @@ class NeuralODE(nn.Module):
                 rate = given[:, 1:] / given[:, :1].clamp(min=SHORTEST)
                 length = everywhere(given[:, :1], z)
                 z = odeint(lambda _, state: length * self.velocity(state, rate), z, edges, method="rk4")[-1]
-            features = self.pyramid.decode(full, half, z)
-            predicted.append(torch.softmax(start + self.head(features, condition_of(batch, 0, visit)), 1))
+            decoded = self.pyramid.decode(features, z)
+            predicted.append(torch.softmax(start + self.head(decoded, condition_of(batch, 0, visit)), 1))
         return torch.stack(predicted, 1)
