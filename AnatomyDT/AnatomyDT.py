@@ -90,6 +90,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self._parameterNode = None
         self._guiTag = None
         self._segmentation = None
+        self._segmentsChanged = False
         self._updating = False
         self._linked = []
         self._lateShown = False

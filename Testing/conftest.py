@@ -1,5 +1,7 @@
 """What the tests of several rooms share: a real MRML scene without the application, and nodes in it."""
 
+import sys
+import traceback
 import types
 
 import numpy as np
@@ -15,15 +17,19 @@ def one_torch_thread():
 
 
 @pytest.fixture
-def host():
-    """The module in its host, with an open panel."""
+def host(monkeypatch):
+    """The module in its host, with an open panel; an exception in an answer to a signal or an event fails the test."""
     pytest.importorskip("slicer")
     pytest.importorskip("PySide6.QtWidgets")
     from slicer_host import Host
 
+    raised = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: raised.append("".join(
+        traceback.format_exception(kind, error, trace))))
     host = Host()
     yield host
     host.close()
+    assert not raised, "\n".join(raised)
 
 
 class HeadlessScene:

@@ -59,15 +59,16 @@ class Process:
         import AnatomyDTLib
 
         self.fraction, self.text, self.log = 0.0, "", []
-        self._read = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="AnatomyDT-"))
+        self._read, self._folder = 0, None
+        interpreter = python()
         request["path"] = [entry for entry in sys.path if entry]
         request["library"] = str(Path(AnatomyDTLib.__file__).resolve().parent.parent)
         try:
+            self._folder = Path(tempfile.mkdtemp(prefix="AnatomyDT-"))
             for name, values in arrays.items():
                 np.save(self._folder / f"{name}.npy", values)
             (self._folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-            command = [python(), "-u", str(WORKER), str(self._folder), str(os.getpid())]
+            command = [interpreter, "-u", str(WORKER), str(self._folder), str(os.getpid())]
             # A group of its own: PythonSlicer is a launcher, and what it launched has to end with it.
             options = {"creationflags": subprocess.CREATE_NO_WINDOW} if os.name == "nt" else {"start_new_session": True}
             with open(self._folder / "log.txt", "wb") as log:
@@ -75,7 +76,8 @@ class Process:
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options
                 )
         except OSError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
             raise ForecastError(f"the computation could not be started: {error.strerror or error}") from None
 
     def poll(self) -> bool:

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from AnatomyDTLib import presets
 from AnatomyDTLib.engine import ForecastError
 from AnatomyDTLib.plan import PlanError
+from AnatomyDTLib.scene.segmentation import MOST_SEGMENTS
 
 from . import choices, cost, devices, models, tissues
 from .texts import growthText, modelTexts, showChoice
@@ -200,6 +201,9 @@ class Forecasting:
         rows, roles = tissues.rowsOf(p.segmentation), json.loads(p.roles)
         if not rows:
             return _("The segmentation has no segment.")
+        if len(rows) > MOST_SEGMENTS:
+            return _("The segmentation has {count} segments, and a forecast takes at most {most}: merge or drop some.").format(
+                count=len(rows), most=MOST_SEGMENTS)
         unassigned = [row.name for row in rows if not roles.get(row.id)]
         if unassigned:
             return _("Choose what each segment is. Not assigned yet: {names}").format(names=", ".join(unassigned))

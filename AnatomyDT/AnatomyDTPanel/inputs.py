@@ -2,6 +2,7 @@
 
 import json
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -25,6 +26,13 @@ class Inputs:
                 self.addObserver(node, event, self.onSegmentsChanged)
 
     def onSegmentsChanged(self, caller, event):
+        # Once for a hundred segments that are added one after another.
+        if not self._segmentsChanged:
+            self._segmentsChanged = True
+            qt.QTimer.singleShot(0, self._showSegments)
+
+    def _showSegments(self):
+        self._segmentsChanged = False
         self.onParametersModified()
 
     def showTissues(self):

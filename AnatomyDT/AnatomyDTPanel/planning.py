@@ -1,6 +1,7 @@
 """The plan as the panel holds it: treatments, days, the plan's file, the picture of it."""
 
 import json
+import os
 
 import qt
 from slicer.i18n import tr as _
@@ -101,13 +102,17 @@ class Planning:
             self.savePlan(path)
 
     def savePlan(self, path):
-        """Writes what is chosen; says why when it cannot."""
+        """Writes what is chosen; says why when it cannot, and leaves a former file as it was."""
+        part = f"{path}.part"
         try:
             text = self.plan()[0].to_json()
-            with open(path, "w", encoding="utf-8", newline="\n") as file:
+            with open(part, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
+            os.replace(part, path)
         except (ValueError, OSError) as error:
-            return self.say(_("The plan was not saved: {why}").format(why=error))
+            if os.path.isfile(part):
+                os.remove(part)
+            return self.say(_("The plan was not saved: {why}").format(why=getattr(error, "strerror", None) or error))
         self.say(_("The plan was saved."))
 
     def loadPlan(self, path):
@@ -117,7 +122,7 @@ class Planning:
                 text = file.read()
             plan = Plan.from_json(text)
         except (ValueError, OSError) as error:
-            return self.say(_("The plan was not loaded: {why}").format(why=error))
+            return self.say(_("The plan was not loaded: {why}").format(why=getattr(error, "strerror", None) or error))
         p = self._parameterNode
         roles = json.loads(p.roles)
         named = {t.name.casefold(): t.role for t in plan.anatomy.tissues}

@@ -90,7 +90,8 @@ def _size(segmentation, images, reference, tumorIDs):
             for axis in range(3):
                 hits = np.flatnonzero(there.any(tuple(a for a in range(3) if a != axis))) + one.GetExtent()[4 - 2 * axis]
                 low[axis], high[axis] = min(low[axis], hits[0]), max(high[axis], hits[-1] + 1)
-    if not np.isfinite(low).all():
+    # A geometry that is none is refused when the forecast is asked for; here it only has no size.
+    if not np.isfinite(low).all() or not all(0 < h < np.inf for h in (*spacing, *image.GetSpacing())):
         return None
     tumor = (high - low) * image.GetSpacing()[::-1]
     return cost.Size(tuple(int(n) for n in shape[::-1]), tuple(spacing[::-1]), tuple(float(mm) for mm in tumor))
