@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from AnatomyDTLib import cli
-from AnatomyDTLib.learning import jobs, sweeps, tables
+from AnatomyDTLib.learning import jobs, sensitivity, sweeps, tables
 from AnatomyDTLib.learning.benchmark import Plan
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.learning.jobs import BenchmarkError, Job
@@ -92,6 +92,36 @@ def test_the_other_studies_write_their_tables(study, points, tmp_path, capsys):
     assert "--quick" in capsys.readouterr().out
     table = lines_of(tmp_path / f"{study}.csv")
     assert len({line["point"] for line in table}) == points and (tmp_path / f"{study}.png").exists()
+
+
+def test_a_trained_model_is_changed_and_scored_again():
+    source, finer = (SOURCE.changed(shape=[n, n]) for n in (48, 64))
+    changes = {
+        "same": {}, "longer steps": {"longest_step_days": 90.0}, "finer": {"tested": dataclasses.asdict(finer)}, "no drift": {"scale": {"chi": 0.0}},
+        "jacobi": {"set": {"scheme": "jacobi", "sweeps": 1}}, "less room": {"set": {"capacity": 0.6}},
+    }
+    record = jobs.run(Job("s", "r", "cross-diffusion", source, 0, 2, training={"steps": 2}, variants=changes))
+    found = {name: [s["dice"] for visit in rows for s in visit["scores"]] for name, rows in record["variants"].items()}
+    assert found["same"] == [s["dice"] for visit in record["cases"] for s in visit["scores"]]
+    assert all(found[name] != found["same"] for name in ("longer steps", "finer", "jacobi", "less room"))
+
+
+def test_the_sweeps_of_the_twin_and_of_both_solvers():
+    planned = sensitivity.jobs(plan_of(SOURCE), {TWIN: {}, sensitivity.CLASSICAL: {}})
+    assert len({job.file for job in planned}) == len(planned)
+    names = [name for job in planned for name in job.variants]
+    for panel, places in (("dt / horizon", sensitivity.STEPS), ("voxels along an edge", sensitivity.GRIDS)):
+        for line in ("AnatomyDT", *sensitivity.SCHEMES):
+            assert {f"{panel}|{line}|{place}" for place in places} <= set(names)
+    limits = {job.settings["limit_per_day"] * sensitivity.HORIZON_DAYS for job in planned if job.row.startswith("k_max")}
+    assert sorted(limits) == pytest.approx(sensitivity.K_MAX)
+    assert {job.training["loss"]["tv"] for job in planned if job.row.startswith("λ_tv")} == set(sensitivity.LAMBDA_TV)
+
+
+@pytest.mark.slow
+def test_the_sensitivity_study_writes_its_tables(tmp_path, capsys):
+    assert anatomydt("voronoi", "--study", "sensitivity", "--quick", "--out", tmp_path, *TINY) == 0
+    assert "| dt / horizon" in capsys.readouterr().out and (tmp_path / "sensitivity.png").exists()
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -7,6 +7,7 @@ stopped goes on where it was. A job's result does not depend on the other jobs, 
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -41,7 +42,7 @@ class Job:
     kept_visits: chance that a later visit of a training case is there (the last one that is left always is)
     settings: of the method; training: of `training.TrainConfig`, what differs from its defaults
     tuning: only the validation score is wanted
-    variants: name -> what is changed in the trained model before it is scored once more (`methods.changed`)
+    variants: name -> what is changed in the trained model before it is scored once more (`_varied`)
     version: of this program; the results of another are not taken over
     """
 
@@ -143,7 +144,21 @@ def run(job: Job) -> dict:
     predicted = training.predict(model, other, test, longest_step_days=config.longest_step_days)
     record["seconds_inference"] = (time.process_time() - began) / len(test)
     record["cases"] = scored(other, predicted)
+    record["variants"] = {name: _varied(model, dataset, test, config, change) for name, change in job.variants.items()}
     return record
+
+
+def _varied(model, dataset, test, config, change: dict) -> list[dict]:
+    """Scores of a changed model: "set": its attributes, "scale": factors of its parameters, "tested", "longest_step_days"."""
+    model = copy.deepcopy(model)
+    for name, value in change.get("set", {}).items():
+        assert hasattr(model, name), name
+        setattr(model, name, value)
+    with torch.no_grad():
+        for name, factor in change.get("scale", {}).items():
+            model.get_parameter(name).mul_(factor)
+    other = opened(Source(**change["tested"])) if "tested" in change else dataset
+    return scored(other, training.predict(model, other, test, longest_step_days=change.get("longest_step_days", config.longest_step_days)))
 
 
 def _validated(model, dataset, validation) -> float:

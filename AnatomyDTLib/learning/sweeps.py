@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from . import tables
+from . import sensitivity, tables
 from .evaluation import aligned
 from .jobs import BenchmarkError, Job, opened, run_all
 from .methods import METHODS, TWIN
@@ -34,7 +34,7 @@ class Point:
 
 def methods(study: str, asked: Sequence[str]) -> tuple[str, ...]:
     """The methods that a study runs."""
-    return (TWIN,) if study == "sensitivity" else tuple(asked)
+    return (TWIN, sensitivity.CLASSICAL) if study == "sensitivity" else tuple(asked)
 
 
 def points(study: str, plan) -> list[Point]:
@@ -79,6 +79,8 @@ def jobs(study: str, plan, settings: dict[str, dict]) -> list[tuple[Point, Job]]
 
 def run(study: str, plan, dataset, settings, say) -> tuple[str, list[tuple], dict[str, list[tables.Row]]]:
     """(Markdown, lines of the CSV, rows by point) of a study; draws its figure into the plan's folder."""
+    if study == "sensitivity":
+        return sensitivity.run(plan, dataset, settings, say)
     planned = jobs(study, plan, settings)
     records = run_all([job for _, job in planned], plan.folder / study, plan.processes, say)
     found: dict[int, list[tables.Row]] = {}

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...physics.equation import CrossDiffusion, Stepper
+from ...physics.jacobi import JacobiStepper
 from ...plan import Anatomy
 
 # Part of the answer that is equal chances: without it a voxel that is certainly wrong has no gradient.
@@ -34,6 +35,7 @@ class Mechanistic(nn.Module):
     beta d²)) at a fraction of d Gy and by the drugs' exponent times a factor, and what dies gives its place back to the
     tissue that was nearest. crossing: False is Fisher-KPP: what gives way is one class, and what of it a voxel holds is
     what lay there; True gives the tumors a χ along every class, and the classes that give way carry the counter-flux.
+    scheme: "lod", or "jacobi" with `sweeps` and `omega`, as of `stepping.integrate`; capacity: a kappa that is not learned
     """
 
     # physical numbers are few and far from linear: they learn faster than the weights of a network
@@ -44,6 +46,7 @@ class Mechanistic(nn.Module):
         K = len(anatomy)
         self.anatomy, self.crossing = anatomy, crossing
         self.name = "Cross-diffusion" if crossing else "Fisher-KPP"
+        self.scheme, self.sweeps, self.omega, self.capacity = "lod", 4, 0.9, None
         self.tumors = list(anatomy.tumors)
         self.hosts = [k for k, t in enumerate(anatomy.tissues) if t.may_be_invaded and not t.is_tumor]
         self.diffusivity = nn.Parameter(torch.full((K,), math.log(math.expm1(0.1))))
@@ -98,11 +101,13 @@ class Mechanistic(nn.Module):
         movers = torch.tensor([float(bool(y)) for y in yields], device=p.device).reshape(1, K, *each[2:])
         if chi is not None:
             chi = (chi.reshape(1, K, K, *each[2:]) * days.unsqueeze(1)).expand(-1, -1, -1, *p.shape[2:])
+        kappa = torch.sigmoid(self.kappa) if self.capacity is None else torch.tensor(self.capacity, device=p.device)
         equation = CrossDiffusion(
             spacing_mm, D.unsqueeze(1) * movers * days, yields, chi, F.softplus(self.rho) * movers * days,
-            torch.sigmoid(self.kappa).expand(K), torch.zeros(K, device=p.device), (-1,) * K,
+            kappa.expand(K), torch.zeros(K, device=p.device), (-1,) * K,
         )
-        return Stepper(equation).step(p, 1.0)
+        stepper = Stepper(equation) if self.scheme == "lod" else JacobiStepper(equation, sweeps=self.sweeps, omega=self.omega)
+        return stepper.step(p, 1.0)
 
     def _killed(self, p, under, grid, step):
         """Radiation and drugs of a step; the tissue that was nearest takes the place of what dies."""
