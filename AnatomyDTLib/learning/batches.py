@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -116,6 +116,17 @@ class Batch:
                 operated[case] += surgery.extent
         given = self.grid.dose_gy[part].sum(0) / GRAY_UNIT
         return torch.stack(((self.days[:, j] - self.days[:, i]) / DAY_UNIT, given, self.grid.drug[part].sum(0), operated), 1)
+
+    def rows(self, chosen: Sequence[int]) -> Batch:
+        """Some of the cases, on the grid of them all."""
+        chosen = list(chosen)
+        tensors = {f.name: getattr(self.grid, f.name)[..., chosen] for f in fields(Grid) if f.name not in ("resections", "visits")}
+        operations = tuple((step, chosen.index(case), s) for step, case, s in self.grid.resections if case in chosen)
+        return replace(
+            self, names=tuple(self.names[i] for i in chosen), states=self.states[chosen], days=self.days[chosen],
+            present=self.present[chosen], distances=self.distances[chosen], grid=replace(self.grid, **tensors, resections=operations),
+            images=None if self.images is None else self.images[chosen],
+        )
 
     def turned(self, flips: Sequence[bool], order: Sequence[int]) -> Batch:
         """The same cases mirrored along the axes that `flips` names and with their spatial axes in another order."""

@@ -263,9 +263,11 @@ def _drawn(dataset, train, config, step, rank, world, device) -> tuple[Batch, fl
     per_epoch = max(1, len(train) // size)
     order = np.random.default_rng((config.seed, 1, step // per_epoch)).permutation(train)
     chosen = order[(step % per_epoch) * size :][:size]
-    own = chosen[rank::world]
     counts = [sum(len(dataset.cases[int(i)].days) - 1 for i in chosen[r::world]) for r in range(world)]
-    batch = collate(dataset, own if len(own) else chosen[:1], device, config.longest_step_days)
+    batch = collate(dataset, chosen, device, config.longest_step_days)
+    if world > 1:
+        # steps are those of the whole batch, so that every number of processes solves the same
+        batch = batch.rows(range(size)[rank::world] or [0])
     if config.turn:
         batch = turned(batch, np.random.default_rng((config.seed, 2, step)))
     return batch, counts[rank] * world / sum(counts)
