@@ -19,7 +19,9 @@ from AnatomyDTLib.plan import Chemotherapy, Radiotherapy, Surgery
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
-TREATMENTS = (Surgery(1.0), Radiotherapy(3.0, 4, 2.5, weekdays_only=False), Chemotherapy("x", (4.0, 9.0), 0.3, 2.0, (1.0, 0.5)))
+TREATMENTS = (
+    Surgery(1.0), Radiotherapy(3.0, 4, 2.5, weekdays_only=False), Chemotherapy("x", (4.0, 9.0), 0.3, 2.0, (1.0, 0.5)),
+)
 
 
 def head(seed=0, shape=(7, 9, 8)):
@@ -104,11 +106,10 @@ def test_other_voxels(folder):
 
 
 def test_a_table_of_meanings_and_what_the_files_say(folder, tmp_path):
-    document = json.loads((folder / "a" / "case.json").read_text())
-    document["meaning"] = {"1": "white", "2": "grey", "3": {"name": "Vessels", "role": "vessel"}, "4": "Ventricles", "5": "Tumor"}
+    meaning = {"1": "white", "2": "grey", "3": {"name": "Vessels", "role": "vessel"}, "4": "Ventricles", "5": "Tumor"}
     for name in ("a", "b"):
         case = json.loads((folder / name / "case.json").read_text())
-        (folder / name / "case.json").write_text(json.dumps({**case, "meaning": document["meaning"]}))
+        (folder / name / "case.json").write_text(json.dumps({**case, "meaning": meaning}))
     data = read_folder(folder)
     assert data.anatomy.names[3] == "Vessels" and data.tree_classes == (3,)
 
@@ -170,7 +171,8 @@ RT = {"type": "radiotherapy", "start_day": 3.0, "fractions": 2}
     ({"meaning": "brats"}, "label"),
     ({"meaning": "nonsense"}, "the meaning 'nonsense'; write one of"),
     ({"meaning": {"1": "white"}}, "holds the label 2"),
-    ({"meaning": {"1": "white", "2": "grey", "3": "vessel", "4": "ventricle", "5": "tumor"}}, "means 'CSF' in the case a and 'Vessel' in"),
+    ({"meaning": {"1": "white", "2": "grey", "3": "vessel", "4": "ventricle", "5": "tumor"}},
+     "means 'CSF' in the case a and 'Vessel' in"),
     ({"meaning": [1]}, "name of a numbering"),
     ({"treatments": [{**RT, "type": "magic"}]}, "the type 'magic'"),
     ({"treatments": [{**RT, "start_day": 30.0}]}, "radiotherapy on day 31 lies after"),
@@ -225,7 +227,8 @@ def test_bad_folders(folder, tmp_path):
 
 @pytest.mark.parametrize("document, sentence", [
     ({"tissues": [{"name": "x", "role": "nothing"}]}, "dataset.json: .*role"),
-    ({"tissues": [{"name": "Brain", "role": "organ"}, {"name": "Tumor", "role": "tumor"}]}, "the label 5, and dataset.json has the classes 0 to 1"),
+    ({"tissues": [{"name": "Brain", "role": "organ"}, {"name": "Tumor", "role": "tumor"}]},
+     "the label 5, and dataset.json has the classes 0 to 1"),
     ({"tree_classes": ["Aorta"]}, "tree class 'Aorta'"),
     ({"tree_classes": "Aorta"}, "list of names"),
     ({"settings": []}, "an object"),
@@ -252,7 +255,8 @@ def test_real_patients_by_the_folder_route(tmp_path):
     )
     assert done.returncode == 0 and "6 cases" in done.stdout, done.stderr
     data = read_folder(tmp_path, trim=True)
-    assert len(data) == 6 and data.anatomy.names[5] == "Tumor" and np.allclose(data.spacing_mm, (6.5, 0.859, 0.859), atol=1e-3)
+    assert len(data) == 6 and data.anatomy.names[5] == "Tumor"
+    assert np.allclose(data.spacing_mm, (6.5, 0.859, 0.859), atol=1e-3)
     first = data.cases[0]
     assert first.days == (0.0, 157.0)
     volume = (first.labels == 5).sum(axis=(1, 2, 3)) * np.prod(data.spacing_mm) / 1000.0

@@ -84,7 +84,7 @@ WITH_IMAGES = np.zeros((2, 6, 5), np.float32)
     (changed(truth=case().labels[:1]), "truth"),
     (changed(images=WITH_IMAGES), "other images than 'a'"),
     (changed(patient=""), "names no patient"),
-    (changed(treatments=(Radiotherapy(29.0, 3, weekdays_only=False),)), "radiotherapy on day 31, after its last visit on day 30"),
+    (changed(treatments=(Radiotherapy(29.0, 3, weekdays_only=False),)), "radiotherapy on day 31, after its last visit"),
     (changed(treatments=(Surgery(1.0, region="bed"),)), "surgery with the map 'bed'"),
     (changed(treatments=("radiation",)), "treatment of type str"),
     (case("a", "b"), "two cases named 'a'"),

@@ -111,9 +111,13 @@ def check(dataset: Dataset) -> Dataset:
         raise DataError(f"{what} is empty: it has no case; add at least one with two visits")
     ndim = len(dataset.spacing_mm)
     if ndim not in (2, 3) or not all(math.isfinite(h) and h > 0 for h in dataset.spacing_mm):
-        raise DataError(f"{what} has the voxel size {dataset.spacing_mm}; two or three numbers above 0 (mm) are expected")
+        raise DataError(
+            f"{what} has the voxel size {dataset.spacing_mm}; two or three numbers above 0 (mm) are expected"
+        )
     if not all(0 <= k < len(dataset.anatomy) for k in dataset.tree_classes):
-        raise DataError(f"{what} names the tree classes {dataset.tree_classes}; its classes are 0 to {len(dataset.anatomy) - 1}")
+        raise DataError(
+            f"{what} names the tree classes {dataset.tree_classes}; its classes are 0 to {len(dataset.anatomy) - 1}"
+        )
     try:
         json.dumps(dataset.settings, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -137,7 +141,9 @@ def check_days(days, what: str) -> tuple[float, ...]:
         raise DataError(f"{what} begins on day {days[0]:g}; count the days from its first visit, which is day 0")
     for earlier, later in zip(days, days[1:]):
         if not later > earlier:
-            raise DataError(f"{what} has its days out of order: day {later:g} follows day {earlier:g}; list the visits by day")
+            raise DataError(
+                f"{what} has its days out of order: day {later:g} follows day {earlier:g}; list the visits by day"
+            )
     return tuple(float(d) for d in days)
 
 
@@ -148,7 +154,10 @@ def _check_case(case: Case, dataset: Dataset) -> None:
     check_days(case.days, what)
     labels = case.labels
     if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8:
-        raise DataError(f"{what} has labels of type {getattr(labels, 'dtype', type(labels).__name__)}; an array of uint8 is expected")
+        raise DataError(
+            f"{what} has labels of type {getattr(labels, 'dtype', type(labels).__name__)}; an array of uint8 is "
+            "expected"
+        )
     ndim = len(dataset.spacing_mm)
     if labels.ndim != ndim + 1 or labels.shape[0] != len(case.days) or 0 in labels.shape:
         raise DataError(
@@ -167,16 +176,27 @@ def _check_case(case: Case, dataset: Dataset) -> None:
             f"{len(dataset.anatomy) - 1}; all visits must use the same classes"
         )
     if case.truth is not None and (case.truth.shape != labels.shape or case.truth.dtype != np.uint8):
-        raise DataError(f"{what} has a truth of {case.truth.dtype} {case.truth.shape}; it must be uint8 {labels.shape} as the labels")
+        raise DataError(
+            f"{what} has a truth of {case.truth.dtype} {case.truth.shape}; it must be uint8 {labels.shape} as the "
+            "labels"
+        )
     first = dataset.cases[0].images
     if (case.images is None) != (first is None) or (first is not None and case.images.shape != first.shape):
-        raise DataError(f"{what} has other images than '{dataset.cases[0].name}'; all cases need the same number of images of one shape")
+        raise DataError(
+            f"{what} has other images than '{dataset.cases[0].name}'; all cases need the same number of images of one "
+            "shape"
+        )
     if case.images is not None:
         if case.images.ndim != ndim + 1 or case.images.shape[1:] != case.shape:
-            raise DataError(f"{what} has images of the shape {case.images.shape}; (images, {', '.join(map(str, case.shape))}) is expected")
+            raise DataError(
+                f"{what} has images of the shape {case.images.shape}; (images, {', '.join(map(str, case.shape))}) is "
+                "expected"
+            )
         if not np.isfinite(case.images).all():
             n = next(i for i, image in enumerate(case.images) if not np.isfinite(image).all())
-            raise DataError(f"{what} has values in image {n + 1} that are not numbers (NaN or infinite); mend or drop the image")
+            raise DataError(
+                f"{what} has values in image {n + 1} that are not numbers (NaN or infinite); mend or drop the image"
+            )
     check_treatments(case.treatments, case.days, what)
 
 
@@ -184,11 +204,15 @@ def check_treatments(treatments, days, what: str) -> None:
     """Treatments of a case: of the plan's kinds, without maps, none after the last visit; DataError."""
     for treatment in treatments:
         if not isinstance(treatment, tuple(TREATMENTS.values())):
-            raise DataError(f"{what} has a treatment of type {type(treatment).__name__}; {', '.join(TREATMENTS)} are expected")
+            raise DataError(
+                f"{what} has a treatment of type {type(treatment).__name__}; {', '.join(TREATMENTS)} are expected"
+            )
         kind = kind_of(treatment)
         named = [n for n in (getattr(treatment, "region", None), getattr(treatment, "dose_map", None)) if n]
         if named:
-            raise DataError(f"{what} has {kind} with the map '{named[0]}'; cases carry no maps: give a dose without one")
+            raise DataError(
+                f"{what} has {kind} with the map '{named[0]}'; cases carry no maps: give a dose without one"
+            )
         late = [d for d in treatment.event_days() if d > days[-1]]
         if late:
             raise DataError(f"{what} has {kind} on day {late[0]:g}, after its last visit on day {days[-1]:g}; drop it")

@@ -48,7 +48,9 @@ class Courses:
         if isinstance(self.visits, bool) or not isinstance(self.visits, int) or self.visits < 2:
             raise DataError(f"visits must be a whole number of at least 2, not {self.visits!r}")
         if len(low_high) != 2 or not all(isinstance(d, int) for d in low_high) or not 1 <= low_high[0] <= low_high[1]:
-            raise DataError(f"interval_days must be a shortest and a longest whole number of days, not {self.interval_days!r}")
+            raise DataError(
+                f"interval_days must be a shortest and a longest whole number of days, not {self.interval_days!r}"
+            )
         if not self.treatments or any(kind not in KINDS for kind in self.treatments):
             raise DataError(f"treatments must be some of {', '.join(KINDS)}, not {self.treatments!r}")
         object.__setattr__(self, "interval_days", low_high)
@@ -73,7 +75,8 @@ class Courses:
                 given = [float(starts[1] + i * _DRUG_EVERY_DAYS) for i in range(doses)]
                 given = tuple(d for d in given if d < day + gap)
                 if given:
-                    treatments.append(Chemotherapy("simulated drug", given, _DRUG_PER_DAY, _DRUG_HALF_LIFE_DAY, strength))
+                    treatments.append(
+                        Chemotherapy("simulated drug", given, _DRUG_PER_DAY, _DRUG_HALF_LIFE_DAY, strength))
         return days, tuple(treatments)
 
 
@@ -120,9 +123,10 @@ class GrowthLaw:
         radii, furthest, most, before = {}, {}, 0.0, 0.0
         for day in sorted(edges):
             h = day - before
+            middle = [c * math.exp(-math.log(2.0) * 0.5 * h / d.half_life_day) for d, c in zip(drugs, concentration)]
             kill = sum(
                 d.sensitivity_per_day * c * (1.0 + self.half_effect) / (c + self.half_effect)
-                for d, c in zip(drugs, (c * math.exp(-math.log(2.0) * 0.5 * h / d.half_life_day) for d, c in zip(drugs, concentration)))
+                for d, c in zip(drugs, middle)
             )
             living = math.exp(x)
             x = x * math.exp(-self.growth_per_day * h) - kill * h

@@ -8,8 +8,9 @@ case.json
     labels          ["first.nii.gz", ...]: one label map per visit, paths from the folder of the case.json
     treatments      as in a plan: [{"type": "radiotherapy", "start_day": 3, "fractions": 30, "dose_gy": 2.0}, ...]
     images          ["t1c.nii.gz", ...] of the first visit
-    meaning         of the label values: a numbering by name ("anatomydt", "brats2024", ...) or {"1": "white", "5": "Tumor"};
-                    without it the segments of the files, or the numbering of the bundled sample
+    meaning         of the label values: a numbering by name ("anatomydt", "brats2024", ...) or a table
+                    {"1": "white", "5": "Tumor"}; without it the segments of the files, or the bundled
+                    sample's numbering
 dataset.json, in the folder itself, optional
     anatomydt_dataset  1
     name, settings
@@ -80,7 +81,7 @@ def read_folder(folder, spacing_mm=None, trim: bool = False) -> Dataset:
         entry.drop()
     shape = tuple(max(labels.shape[1 + d] for _, labels, _ in cases) for d in range(len(found[0])))
     made = tuple(
-        Case(e.name, e.patient, e.days, centred(labels, shape), e.treatments, None if images is None else centred(images, shape))
+        Case(e.name, e.patient, e.days, centred(labels, shape), e.treatments, centred(images, shape))
         for e, labels, images in cases
     )
     general = general or {}
@@ -90,9 +91,13 @@ def read_folder(folder, spacing_mm=None, trim: bool = False) -> Dataset:
     else:
         unknown = [name for name in trees if name not in anatomy.names]
         if unknown:
-            raise DataError(f"{DATASET_FILE} names the tree class '{unknown[0]}', which is not a tissue; known are {', '.join(anatomy.names)}")
+            raise DataError(
+                f"{DATASET_FILE} names the tree class '{unknown[0]}', which is not a tissue; known are "
+                f"{', '.join(anatomy.names)}"
+            )
         trees = tuple(anatomy.index(name) for name in trees)
-    settings = general.get("settings", {"generator": "folder", "cases": len(made), "spacing_mm": list(found[0]), "trim": trim})
+    read = {"generator": "folder", "cases": len(made), "spacing_mm": list(found[0]), "trim": trim}
+    settings = general.get("settings", read)
     return check(Dataset(general.get("name", folder.resolve().name), anatomy, found[0], made, trees, settings))
 
 
@@ -101,7 +106,10 @@ def write_folder(dataset: Dataset, folder) -> None:
     check(dataset)
     folder = Path(folder)
     # Case and Dataset names are free texts
-    names = [f"{i:04d}-" + "".join(c if c.isalnum() or c in "-_" else "_" for c in case.name)[:60] for i, case in enumerate(dataset.cases)]
+    names = [
+        f"{i:04d}-" + "".join(c if c.isalnum() or c in "-_" else "_" for c in case.name)[:60]
+        for i, case in enumerate(dataset.cases)
+    ]
     plan = json.loads(Plan(dataset.anatomy).to_json())
     _write_json(folder / DATASET_FILE, {
         "anatomydt_dataset": VERSION, "name": dataset.name, "tissues": plan["tissues"],
@@ -184,7 +192,7 @@ class _Entry:
     """One case.json with its images read."""
 
     def __init__(self, path: Path, folder: Path, numbered: bool):
-        self.what = f"the case {path.parent.relative_to(folder)}" if path.parent != folder else f"the case {folder.name}"
+        self.what = f"the case {path.parent.relative_to(folder) if path.parent != folder else folder.name}"
         document = _document(path, self.what, "anatomydt_case", _CASE_KEYS, ("days", "labels"))
         self.name = self._text(document, "name", path.parent.name)
         self.patient = self._text(document, "patient", self.name)
@@ -194,7 +202,9 @@ class _Entry:
         self.days = check_days(days, self.what)
         files = self._files(document, "labels")
         if len(files) != len(self.days):
-            raise DataError(f"{self.what} has {len(self.days)} days and {len(files)} label maps; give one map per visit")
+            raise DataError(
+                f"{self.what} has {len(self.days)} days and {len(files)} label maps; give one map per visit"
+            )
         try:
             self.treatments = treatments_from_json(document.get("treatments", []), self.days[-1])
         except PlanError as error:
@@ -230,7 +240,10 @@ class _Entry:
         self.spacing_mm = maps[0].spacing_mm[1:] if flat else maps[0].spacing_mm
         for m in maps:
             if m.array.min() < 0:
-                raise DataError(f"{self.what}: {m.path.name} holds the label {int(m.array.min())}; labels are whole numbers from 0 on")
+                raise DataError(
+                    f"{self.what}: {m.path.name} holds the label {int(m.array.min())}; labels are whole numbers from "
+                    "0 on"
+                )
         self.values = sorted({v for m in maps for v in volumes.labels_in(m.array)})
         small = np.uint8 if self.values and self.values[-1] < 256 else np.int64
         self.arrays = [(m.array[0] if flat else m.array).astype(small) for m in maps]
@@ -240,7 +253,9 @@ class _Entry:
             self.images = np.stack([(p.array[0] if flat else p.array).astype(np.float32) for p in pictures])
             for file, image in zip(images, self.images):
                 if not np.isfinite(image).all():
-                    raise DataError(f"{self.what}: {file} holds values that are not numbers (NaN or infinite); mend or drop it")
+                    raise DataError(
+                        f"{self.what}: {file} holds values that are not numbers (NaN or infinite); mend or drop it"
+                    )
 
     def _segments(self, maps) -> dict:
         """Label value -> (name, colour, terminology) of segmentations, the same at every visit."""
@@ -250,7 +265,8 @@ class _Entry:
                 first = found.setdefault(s.value, (s.name, s.color, s.terminology, day))
                 if first[0] != s.name:
                     raise DataError(
-                        f"{self.what}: the label {s.value} means '{first[0]}' on day {first[3]:g} and '{s.name}' on day {day:g}; "
+                        f"{self.what}: the label {s.value} means '{first[0]}' on day {first[3]:g} and '{s.name}' on "
+                        f"day {day:g}; "
                         "all visits must use the same classes"
                     )
         return {value: entry[:3] for value, entry in found.items()}
@@ -259,7 +275,10 @@ class _Entry:
         """(V, *S) uint8: label values of the files -> indices into the anatomy's tissues."""
         if index is None:
             if self.values and self.values[-1] >= len(anatomy):
-                raise DataError(f"{self.what} has the label {self.values[-1]}, and {DATASET_FILE} has the classes 0 to {len(anatomy) - 1}")
+                raise DataError(
+                    f"{self.what} has the label {self.values[-1]}, and {DATASET_FILE} has the classes 0 to "
+                    f"{len(anatomy) - 1}"
+                )
             return np.stack(self.arrays).astype(np.uint8)
         return np.stack([volumes.recoded(array, index) for array in self.arrays])
 
@@ -273,7 +292,8 @@ def _anatomy_of(entries):
     meanings: dict = {}
     for entry in entries:
         try:
-            found = labelling.structures(entry.values, entry.table, entry.segments or None, entry.what, needs_host=False)
+            found = labelling.structures(
+                entry.values, entry.table, entry.segments or None, entry.what, needs_host=False)
         except PlanError as error:
             raise DataError(str(error)) from None
         for value, structure in found.items():
@@ -298,7 +318,9 @@ def _table(meaning, what: str):
         return None
     if isinstance(meaning, str):
         if meaning not in labelling.NUMBERINGS:
-            raise DataError(f"{what} has the meaning '{meaning}'; write one of {', '.join(labelling.NUMBERINGS)} or a table")
+            raise DataError(
+                f"{what} has the meaning '{meaning}'; write one of {', '.join(labelling.NUMBERINGS)} or a table"
+            )
         return labelling.NUMBERINGS[meaning]
     if not isinstance(meaning, dict):
         raise DataError(f'{what}: "meaning" must be the name of a numbering or an object {{"1": "white", ...}}')
@@ -392,9 +414,9 @@ def trimmed(labels, images):
     return labels[box], None if images is None else images[box]
 
 
-def centred(array, shape) -> np.ndarray:
-    """(N, *S) in the middle of a larger shape, zeros around it."""
-    if array.shape[1:] == tuple(shape):
+def centred(array, shape):
+    """(N, *S) in the middle of a larger shape, zeros around it; None stays None."""
+    if array is None or array.shape[1:] == tuple(shape):
         return array
     return np.pad(array, [(0, 0), *(((m - n) // 2, m - n - (m - n) // 2) for m, n in zip(shape, array.shape[1:]))])
 

@@ -31,7 +31,7 @@ class Push:
 
 
 def signed_distance(mask, spacing_mm) -> np.ndarray:
-    """Distance (mm) to the border of a mask, negative inside; the border lies half a voxel from the voxels beside it."""
+    """Distance (mm) to the border of a mask, negative inside; the border is half a voxel from the voxels beside it."""
     half = 0.5 * min(spacing_mm)
     if not mask.any() or mask.all():
         return np.full(mask.shape, FAR if not mask.any() else -FAR)
@@ -51,10 +51,8 @@ def arrival_times(start, slowness, spacing_mm, until: float) -> np.ndarray:
     ndim = start.ndim
     slowest = float(slowness.min())
     grow = [int(np.ceil(until / (slowest * h))) + 2 for h in spacing_mm]
-    box = tuple(
-        slice(max(0, int(line[0]) - n), int(line[-1]) + n + 1)
-        for n, line in zip(grow, (np.flatnonzero(start.any(axis=tuple(a for a in range(ndim) if a != d))) for d in range(ndim)))
-    )
+    lines = [np.flatnonzero(start.any(axis=tuple(a for a in range(ndim) if a != d))) for d in range(ndim)]
+    box = tuple(slice(max(0, int(line[0]) - n), int(line[-1]) + n + 1) for n, line in zip(grow, lines))
     f = slowness[box]
     padded = np.full([n + 2 for n in f.shape], FAR)
     T = padded[(slice(1, -1),) * ndim]

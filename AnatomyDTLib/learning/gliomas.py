@@ -70,16 +70,18 @@ def anatomy() -> Anatomy:
 
 def brains(folder) -> list[tuple[str, np.ndarray, tuple[float, ...]]]:
     """(name, labels (Z, Y, X) in 0..4, spacing_mm) of every NIfTI or NRRD label map of a folder; raises DataError."""
-    paths = sorted(p for p in Path(folder).iterdir() if p.name.endswith((".nii", ".nii.gz", ".nrrd"))) if Path(folder).is_dir() else []
+    folder = Path(folder)
+    paths = [p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz", ".nrrd"))] if folder.is_dir() else []
     if not paths:
         raise DataError(f"no brain was found in {folder}; give a folder of label maps (.nii, .nii.gz, .nrrd)")
     found = []
-    for path in paths:
+    for path in sorted(paths):
         volume = volumes.read_labels(path)
         values = volumes.labels_in(volume.array)
         if volume.array.ndim != 3 or not {WHITE, GREY} <= set(values) or max(values) >= TUMOR:
             raise DataError(
-                f"{path.name} holds the labels {list(values)[:12]}; a healthy brain has 1 white, 2 grey matter, 3 CSF, 4 ventricles"
+                f"{path.name} holds the labels {list(values)[:12]}; a healthy brain has 1 white, 2 grey matter, 3 "
+                "CSF, 4 ventricles"
             )
         found.append((path.name.split(".")[0], volume.array.astype(np.uint8), volume.spacing_mm))
     if any(not np.allclose(spacing, found[0][2], rtol=1e-3) for _, _, spacing in found):
@@ -97,7 +99,8 @@ def gliomas(folder, count: int, settings: GliomaSettings = GliomaSettings()) -> 
         shape = tuple(-(-max(labels.shape[d] for labels in trimmed) // settings.coarsen) for d in range(3))
         coarse = [fitted(c, shape, tuple(n // 2 for n in c.shape)) for c in coarse]
     cases = tuple(_case(i, coarse[i % len(heads)], heads[i % len(heads)][0], spacing, settings) for i in range(count))
-    made = {"generator": "gliomas", "brains": [name for name, _, _ in heads], "count": count, **dataclasses.asdict(settings)}
+    names = [name for name, _, _ in heads]
+    made = {"generator": "gliomas", "brains": names, "count": count, **dataclasses.asdict(settings)}
     return check(Dataset("brains", anatomy(), spacing, cases, (), made))
 
 
@@ -135,7 +138,9 @@ def _case(index: int, brain, patient: str, spacing, settings: GliomaSettings) ->
         if first is not None:
             break
     else:
-        raise DataError(f"no place for a tumor of {settings.radius_mm} mm was found in {patient}; use smaller ones or finer voxels")
+        raise DataError(
+            f"no place for a tumor of {settings.radius_mm} mm was found in {patient}; use smaller ones or finer voxels"
+        )
     days, treatments = settings.courses.draw(rng)
     truth = grown(first, spacing, days, treatments, settings)
     _, x = partitions.grid(first.shape, spacing)

@@ -59,7 +59,8 @@ def fetal(maps, out) -> int:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m AnatomyDTLib.learning.known_collections", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m AnatomyDTLib.learning.known_collections", description=__doc__.splitlines()[0])
     parser.add_argument("collection", choices=("btp", "fetal"))
     parser.add_argument("maps", help="folder of the label maps")
     parser.add_argument("out", help="folder that the case.json files are written to")

@@ -78,7 +78,8 @@ def read_ucsf(
     anatomy, index = _anatomy(parts)
     made, spacing, reasons = [], None, []
     for number in numbers:
-        sentence, found = _paths(folder / number, number, Path(synthseg) if synthseg else folder / number, images, records)
+        maps = Path(synthseg) if synthseg else folder / number
+        sentence, found = _paths(folder / number, number, maps, images, records)
         if sentence:
             reasons.append(sentence)
             report(sentence)
@@ -92,13 +93,15 @@ def read_ucsf(
             own = tuple(float(h) for h in spacing_mm)
         spacing = spacing or own
         if not np.allclose(own, spacing, rtol=5e-3):
-            raise DataError(f"patient {number} has voxels of {own} mm and those before it of {spacing}; give spacing_mm")
+            raise DataError(
+                f"patient {number} has voxels of {own} mm and those before it of {spacing}; give spacing_mm"
+            )
         made.append((number, records[number].days, labels, pictures))
     if not made:
         raise DataError(f"none of {len(numbers)} patients can be used; the first: {reasons[0]}")
     shape = tuple(max(labels.shape[1 + d] for _, _, labels, _ in made) for d in range(3))
     cases = tuple(
-        Case(number, number, (0.0, float(days)), centred(labels, shape), (), None if p is None else centred(p, shape))
+        Case(number, number, (0.0, float(days)), centred(labels, shape), (), centred(p, shape))
         for number, days, labels, p in made
     )
     settings = {
@@ -114,7 +117,9 @@ def read_workbook(path) -> dict[str, Record]:
     try:
         import openpyxl
     except ImportError:
-        raise DataError("the workbook of UCSF-ALPTDG is read with openpyxl, which is not installed: pip install openpyxl") from None
+        raise DataError(
+            "the workbook of UCSF-ALPTDG is read with openpyxl, which is not installed: pip install openpyxl"
+        ) from None
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except OSError as error:
@@ -126,8 +131,7 @@ def read_workbook(path) -> dict[str, Record]:
         split = _rows(book, "TrainTestSplit", path.name, needed=False)
     finally:
         book.close()
-    parts = {number: next((p for v in row.values() for p in ("train", "test") if str(v).strip().lower().startswith(p)), None)
-             for number, row in split}
+    parts = {number: _part(row) for number, row in split}
     records: dict[str, Record] = {}
     for number, raw in rows:
         record = Record(
@@ -135,7 +139,9 @@ def read_workbook(path) -> dict[str, Record]:
             _running(_cell(raw, "On tx at 2nd scan", path.name)), parts.get(number), raw,
         )
         if number in records and records[number].raw != raw:
-            raise DataError(f"{path.name} has two different rows for the patient {number} in 'Clinical Info'; remove one")
+            raise DataError(
+                f"{path.name} has two different rows for the patient {number} in 'Clinical Info'; remove one"
+            )
         records[number] = record
     return records
 
@@ -163,6 +169,12 @@ def _rows(book, sheet: str, name: str, needed: bool = True) -> list[tuple[str, d
         if number is not None:
             found.append((str(int(number)), {title: cell for title, cell in zip(head, row) if title}))
     return found
+
+
+def _part(row: dict) -> str | None:
+    """train or test, from whichever cell of the row says so."""
+    words = [str(cell).strip().lower() for cell in row.values()]
+    return next((part for part in ("train", "test") if any(w.startswith(part) for w in words)), None)
 
 
 def _cell(raw: dict, column: str, name: str):
@@ -205,7 +217,10 @@ def _root(folder: Path) -> Path:
         return folder
     below = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.startswith("UCSF_POSTOP_GLIOMA_DATASET")]
     if len(below) != 1:
-        raise DataError(f"'{folder}' holds no patients (100001, 100002, ...); give the folder UCSF_POSTOP_GLIOMA_DATASET_FINAL_v1.0")
+        raise DataError(
+            f"'{folder}' holds no patients (100001, 100002, ...); give the folder "
+            "UCSF_POSTOP_GLIOMA_DATASET_FINAL_v1.0"
+        )
     return below[0]
 
 
@@ -223,7 +238,8 @@ def _paths(below: Path, number: str, maps: Path, images, records) -> tuple[str |
     if records[number].days is None:
         raw = _cell(records[number].raw, DAYS_COLUMN, "the workbook")
         return (
-            f"patient {number} is left out: the days between its scans are {raw!r}, and {DAYS_RANGE[0]} to {DAYS_RANGE[1]} "
+            f"patient {number} is left out: the days between its scans are {raw!r}, and {DAYS_RANGE[0]} to "
+            f"{DAYS_RANGE[1]} "
             "are possible"
         ), {}
     found: dict = {"seg": [], "synthseg": [], "images": [below / f"{number}_time1_{kind}.nii.gz" for kind in images]}
@@ -231,7 +247,7 @@ def _paths(below: Path, number: str, maps: Path, images, records) -> tuple[str |
         found["seg"].append(below / f"{number}_time{time}_seg.nii.gz")
         there = sorted(p for p in maps.glob(f"{number}_time{time}*synthseg*.nii*"))
         if len(there) != 1:
-            return f"patient {number} is left out: {len(there)} SynthSeg maps of scan {time} were found, and one is needed", {}
+            return f"patient {number} is left out: {len(there)} SynthSeg maps of scan {time}, and one is needed", {}
         found["synthseg"].append(there[0])
     for path in (*found["seg"], *found["images"]):
         if not path.exists():
@@ -272,7 +288,8 @@ def _case(number: str, found: dict, index) -> tuple[np.ndarray, np.ndarray | Non
             wrong = [v for v in volumes.labels_in(mask.array) if v not in masks]
             if wrong:
                 raise DataError(
-                    f"patient {number}: {mask.path.name} holds the label {wrong[0]}; 0 background, 1 core, 2 FLAIR hyperintensity, "
+                    f"patient {number}: {mask.path.name} holds the label {wrong[0]}; 0 background, 1 core, 2 FLAIR "
+                    "hyperintensity, "
                     "3 enhancing tumor and 4 resection cavity are expected"
                 )
             tissue = volumes.read_labels(path)
@@ -280,7 +297,9 @@ def _case(number: str, found: dict, index) -> tuple[np.ndarray, np.ndarray | Non
             volumes.same_geometry(mask, seen[0])
             unknown = [v for v in volumes.labels_in(tissue.array) if v not in below]
             if unknown:
-                raise DataError(f"patient {number}: {path.name} holds the label {unknown[0]}, which is not one of SynthSeg's")
+                raise DataError(
+                    f"patient {number}: {path.name} holds the label {unknown[0]}, which is not one of SynthSeg's"
+                )
             visits.append(volumes.overlaid(
                 volumes.recoded(tissue.array, below), volumes.recoded(mask.array, {0: 0, **masks})
             ))

@@ -1,8 +1,8 @@
 """The Vessel dataset (appendix A): a branching vessel tree, lobes around it, and a tumor that grows along the vessels.
 
 Between the visits vessels thicken, and a tumor beside one of them grows, faster near vessels, pushing lobes and vessels
-aside. It does not break into a vessel: it grows around it. What is pushed or thickened keeps its topology; every case is
-checked for that when it is made. Front, displacement and growth law are those of the Voronoi dataset.
+aside. It does not break into a vessel: it grows around it. What is pushed or thickened keeps its topology; every case
+is checked for that when it is made. Front, displacement and growth law are those of the Voronoi dataset.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class VesselSettings:
         if len(self.shape) not in (2, 3) or min(self.shape) < 24:
             raise DataError(f"the shape must be two or three axes of at least 24 voxels, not {tuple(self.shape)}")
         if len(self.speeds) != self.lobes or not 2 <= self.lobes <= len(COLORS):
-            raise DataError(f"lobes must be 2 to {len(COLORS)} with one speed each, not {self.lobes} with {len(self.speeds)}")
+            raise DataError(
+                f"lobes must be 2 to {len(COLORS)} with one speed each, not {self.lobes} with {len(self.speeds)}"
+            )
 
 
 def anatomy(lobes: int = 4) -> Anatomy:

@@ -54,7 +54,9 @@ class VoronoiSettings:
         if len(self.shape) not in (2, 3) or min(self.shape) < 16:
             raise DataError(f"the shape must be two or three axes of at least 16 voxels, not {tuple(self.shape)}")
         if len(self.speeds) != self.organs or not 2 <= self.organs <= len(COLORS):
-            raise DataError(f"organs must be 2 to {len(COLORS)} with one speed each, not {self.organs} with {len(self.speeds)}")
+            raise DataError(
+                f"organs must be 2 to {len(COLORS)} with one speed each, not {self.organs} with {len(self.speeds)}"
+            )
 
 
 def anatomy(organs: int = 5) -> Anatomy:
@@ -67,9 +69,8 @@ def voronoi(count: int, settings: VoronoiSettings = VoronoiSettings()) -> Datase
     """The first `count` cases of the dataset; case i is the same whatever the count."""
     spacing, _ = partitions.grid(settings.shape, settings.spacing_mm)
     cases = tuple(_case(i, settings) for i in range(count))
-    return check(Dataset(
-        "voronoi", anatomy(settings.organs), spacing, cases, (), {"generator": "voronoi", "count": count, **dataclasses.asdict(settings)},
-    ))
+    made = {"generator": "voronoi", "count": count, **dataclasses.asdict(settings)}
+    return check(Dataset("voronoi", anatomy(settings.organs), spacing, cases, (), made))
 
 
 def _case(index: int, settings: VoronoiSettings) -> Case:
@@ -77,7 +78,8 @@ def _case(index: int, settings: VoronoiSettings) -> Case:
     spacing, x = partitions.grid(settings.shape, settings.spacing_mm)
     size = partitions.extent(settings.shape, spacing)
     while True:
-        organs = partitions.soft_voronoi(rng, x, size, settings.organs, settings.sites, settings.softness_mm, settings.waviness_mm)
+        organs = partitions.soft_voronoi(
+            rng, x, size, settings.organs, settings.sites, settings.softness_mm, settings.waviness_mm)
         centre = size / 2.0 + np.clip(rng.normal(scale=settings.off_centre_mm, size=len(size)), -12.0, 12.0)
         tumor = partitions.blob(rng, x, centre, rng.uniform(*settings.radius_mm), 1.2)
         left = np.bincount(organs[~tumor], minlength=settings.organs)
