@@ -25,7 +25,6 @@ from AnatomyDTPanel.keyboard import letTabReach
 from AnatomyDTPanel.logic import AnatomyDTLogic
 from AnatomyDTPanel.planning import Planning
 from AnatomyDTPanel.results import Results
-from AnatomyDTPanel.texts import regimeTexts
 from AnatomyDTPanel.treatments import TreatmentEditor
 
 SAMPLE_CATEGORY = "AnatomyDT"
@@ -105,8 +104,6 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
 
         for text, numbering in tissues.numberings():
             self.ui.numberingComboBox.addItem(text, numbering or "")
-        for text, regime in regimeTexts():
-            self.ui.regimeComboBox.addItem(text, regime)
         self.setUpModel()
         self._tissues = tissues.TissueTable(self.ui.tissueTable, self.onRoleChosen)
         self._treatments = TreatmentEditor(self.ui, self.onTreatmentsEdited, self.ui.eventStatusLabel.setText)
@@ -186,10 +183,13 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
     def onNodeRemoved(self, caller, event, node):
         if node.IsA("vtkMRMLSequenceBrowserNode"):
             self.updateResults()
+        elif node.IsA("vtkMRMLTextNode"):
+            self.showRegimes()
 
     def initializeParameterNode(self):
         if slicer.mrmlScene.IsClosing() or slicer.mrmlScene.IsImporting():
             return
+        self.showRegimes()
         self.setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.segmentation:
             for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):

@@ -140,6 +140,28 @@ def test_sample_data_loads_two_entries_from_the_disk(host, monkeypatch):
     assert Plan.from_json(text) == Plan.from_json((FOLDER / DATA[2]).read_text(encoding="utf-8"))
 
 
+def test_the_samples_plan_is_among_the_presets_while_it_is_in_the_scene(host):
+    import SampleData
+    import slicer
+
+    ui = host.widget.ui
+    presets = [ui.regimeComboBox.itemText(i) for i in range(ui.regimeComboBox.count)]
+    SampleData.downloadSample("AnatomyDT baseline")
+    host.widget.enter()
+    assert [ui.regimeComboBox.itemText(i) for i in range(ui.regimeComboBox.count)] == presets + ["AnatomyDT plan"]
+    ui.regimeComboBox.setCurrentIndex(ui.regimeComboBox.count - 1)
+    ui.useRegimeButton.click()
+    given = Plan.from_json((FOLDER / DATA[2]).read_text(encoding="utf-8"))
+    taken = host.widget.plan()[0]
+    assert (taken.treatments, taken.days) == (given.treatments, given.days)
+    node = slicer.mrmlScene.GetFirstNodeByName("AnatomyDT plan")
+    node.SetText('{"anatomydt_plan": 99}')
+    ui.useRegimeButton.click()
+    assert "not loaded" in ui.statusLabel.text and host.widget.plan()[0] == taken
+    slicer.mrmlScene.RemoveNode(node)
+    assert [ui.regimeComboBox.itemText(i) for i in range(ui.regimeComboBox.count)] == presets
+
+
 def test_sample_data_knows_its_files_and_thumbnails(host):
     """A checksum for every file, so that a copy of another version in Slicer's cache is not taken for it."""
     from urllib.parse import unquote, urlparse

@@ -4,12 +4,14 @@ import json
 import os
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from AnatomyDTLib import presets
 from AnatomyDTLib.plan import Plan
 
 from . import choices, models, timeline, tissues
+from .texts import regimeTexts
 from .treatments import kindTexts
 
 
@@ -68,8 +70,24 @@ class Planning:
     def onTreatmentsEdited(self, treatments):
         self._parameterNode.treatments = choices.treatments_text(treatments)
 
+    def showRegimes(self):
+        """The presets: the standard courses, then every plan that is a text in the scene, as a sample brings one."""
+        combo = self.ui.regimeComboBox
+        plans = [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if '"anatomydt_plan"' in (n.GetText() or "")]
+        items = regimeTexts() + [(node.GetName(), node.GetID()) for node in plans]
+        if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)] == items:
+            return
+        chosen = combo.itemData(combo.currentIndex)
+        combo.clear()
+        for text, data in items:
+            combo.addItem(text, data)
+        combo.setCurrentIndex(max(combo.findData(chosen), 0))
+
     def onUseRegime(self):
         name = self.ui.regimeComboBox.itemData(self.ui.regimeComboBox.currentIndex)
+        node = slicer.mrmlScene.GetNodeByID(name)
+        if node is not None:
+            return self.takePlan(node.GetText())
         treatments = presets.regime(name, self.days()[-1], self.ui.regimeStartSpinBox.value)
         self._parameterNode.treatments = choices.treatments_text(treatments)
 
@@ -116,13 +134,20 @@ class Planning:
         self.say(_("The plan was saved."))
 
     def loadPlan(self, path):
-        """Takes treatments, days and numbers over from a plan file; says why when it cannot."""
+        """Takes a plan over from its file; says why when it cannot."""
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
-            plan = Plan.from_json(text)
         except (ValueError, OSError) as error:
             return self.say(_("The plan was not loaded: {why}").format(why=getattr(error, "strerror", None) or error))
+        self.takePlan(text)
+
+    def takePlan(self, text):
+        """Takes treatments, days and numbers over from a plan's JSON; says why when it cannot."""
+        try:
+            plan = Plan.from_json(text)
+        except ValueError as error:
+            return self.say(_("The plan was not loaded: {why}").format(why=error))
         p = self._parameterNode
         roles = json.loads(p.roles)
         named = {t.name.casefold(): t.role for t in plan.anatomy.tissues}
