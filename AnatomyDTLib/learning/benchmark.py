@@ -1,7 +1,7 @@
 """`anatomydt benchmark`: every method on the same data, folds and budget; tables, tests, a figure.
 
 Settings are tried on data of another seed that no table ever sees (of a folder: on the training cases of its first fold),
-`TRIALS` for every method, with the training of the table; the best on validation is used on every fold.
+`TRIALS` for every method, with half of the table's steps; the best on validation is used on every fold.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def parse(arguments: argparse.Namespace) -> Plan:
     if arguments.trials is not None and arguments.trials > TRIALS:
         raise BenchmarkError(f"--trials is at most {TRIALS}, the number of settings that every method has to try")
     source = _source(arguments)
-    training = {"steps": arguments.steps or (60 if quick else 400)}
+    training = {"steps": arguments.steps or (50 if quick else 400)}
     folds = arguments.folds or (2 if quick else 5)
     folder = Path(arguments.out)
     if folder.exists() and not folder.is_dir():
@@ -86,8 +86,9 @@ def _source(arguments) -> Source:
 def tuning_jobs(plan: Plan, methods) -> list[Job]:
     """For every method that learns, a job per trial."""
     source = plan.source.changed(seed=plan.seed + TUNING_SEED) if plan.source.generated else plan.source
+    half = {**plan.training, "steps": max(1, plan.training["steps"] // 2)}
     return [
-        Job("tuning", f"{key}-{i}", key, source, 0, plan.folds, plan.seed, settings=trial, training=plan.training, tuning=True)
+        Job("tuning", f"{key}-{i}", key, source, 0, plan.folds, plan.seed, settings=trial, training=half, tuning=True)
         for key in methods if plan.trials > 1 for i, trial in enumerate(METHODS[key].trials[:plan.trials])
     ]
 

@@ -111,25 +111,18 @@ def _curves(places, found) -> dict:
 
 
 def _table(places, found) -> str:
-    """DSC and HD95 of every method at every point, the best in bold, and p of the best against the next."""
+    """Every metric of TESTED of every method at every point, the best in bold, and p of the best against the next."""
     parts = []
     for metric in tables.TESTED:
-        title, factor, digits, _ = tables.METRICS[metric]
         names = list(dict.fromkeys(row.name for rows in found.values() for row in rows))
-        body = [(title, *(str(p.place) for p in places))]
-        cells = {name: [] for name in names}
-        last = []
-        for at, _ in enumerate(places):
+        body = [(tables.METRICS[metric][0], *(str(p.place) for p in places))]
+        columns, last = [], []
+        for at in found:
             leader = tables.best(found[at], metric)
-            own = {row.name: row for row in found[at]}
-            for name in names:
-                row = own.get(name)
-                mean = math.nan if row is None else row.mean(metric)
-                text = "" if math.isnan(mean) else f"{factor * mean:.{digits}f} ± {factor * row.std(metric):.{digits}f}"
-                cells[name].append(f"**{text}**" if row is leader and text and len(names) > 1 else text)
-            rival = None if leader is None else tables.best([r for r in found[at] if r is not leader], metric)
+            rival = tables.best([r for r in found[at] if r is not leader], metric)
+            columns.append({row.name: tables.cell(row, metric, row is leader and rival is not None) for row in found[at]})
             last.append("" if rival is None else f"{tables.p_value(leader, rival, metric):.2g}")
-        body += [(name, *cells[name]) for name in names]
+        body += [(name, *(column.get(name, "") for column in columns)) for name in names]
         if len(names) > 1:
             body.append(("p, best against next", *last))
         parts.append(aligned(body))

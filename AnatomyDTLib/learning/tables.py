@@ -140,25 +140,20 @@ def against_best(rows: Sequence[Row], metric: str) -> dict[str, tuple[str, float
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table: mean ± std over folds of every metric, p values, seconds; the best of each metric in bold."""
+    """Mean ± std over folds of every metric, the best of each in bold."""
     shown = [m for m in METRICS if any(not math.isnan(r.mean(m)) for r in rows)]
-    head = ["method", *(METRICS[m][0] for m in shown), "p (DSC)", "p (HD95)", "lost", "training s", "s per case", "weights"]
     leaders = {m: best(rows, m) for m in shown}
-    tests = {m: against_best(rows, m) for m in ("dsc", "hd95")}
-    body = [head]
-    for r in rows:
-        cells = [r.name]
-        for m in shown:
-            _, factor, digits, _ = METRICS[m]
-            mean, std = factor * r.mean(m), factor * r.std(m)
-            text = "" if math.isnan(mean) else f"{mean:.{digits}f} ± {std:.{digits}f}"
-            cells.append(f"**{text}**" if leaders[m] is r and text else text)
-        cells += [_p(tests[m].get(r.name)) for m in ("dsc", "hd95")]
-        trained = r.parameters > 0
-        cells += [str(r.missing), f"{r.seconds_training:.0f}" if trained else "", f"{r.seconds_inference:.3f}" if r.seconds_inference else "",
-                  f"{r.parameters:,}" if trained else ""]
-        body.append(tuple(cells))
+    body = [("method", *(METRICS[m][0] for m in shown))]
+    body += [(r.name, *(cell(r, m, r is leaders[m]) for m in shown)) for r in rows]
     return aligned(body)
+
+
+def cell(row: Row, metric: str, leads: bool = False) -> str:
+    """Mean ± std as text, bold where the row leads; empty where there is none."""
+    _, factor, digits, _ = METRICS[metric]
+    mean = factor * row.mean(metric)
+    text = "" if math.isnan(mean) else f"{mean:.{digits}f} ± {factor * row.std(metric):.{digits}f}"
+    return f"**{text}**" if leads and text else text
 
 
 def _p(found) -> str:
@@ -182,11 +177,13 @@ def class_table(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def tests_table(rows: Sequence[Row]) -> str:
-    """Wilcoxon p of every row against the best other one, per metric of TESTED."""
-    body = [("method", *(f"{METRICS[m][0]}: p, against" for m in TESTED))]
+    """Wilcoxon p of every row against the best other one, per metric of TESTED; lost structures; what it cost."""
+    body = [("method", *(f"p: {METRICS[m][0]}, against" for m in TESTED), "lost", "training s", "s per case", "learned numbers")]
     found = {m: against_best(rows, m) for m in TESTED}
     for r in rows:
-        body.append((r.name, *(f"{_p(found[m].get(r.name))} {found[m][r.name][0]}" if r.name in found[m] else "" for m in TESTED)))
+        tests = [f"{_p(found[m].get(r.name))} {found[m][r.name][0]}" if r.name in found[m] else "" for m in TESTED]
+        cost = (f"{r.seconds_training:.0f}", f"{r.seconds_inference:.3f}", f"{r.parameters:,}") if r.parameters else ("", "", "")
+        body.append((r.name, *tests, str(r.missing), *cost))
     return aligned(body)
 
 
