@@ -25,9 +25,12 @@ slow: .venv/.done
 bench: .venv/.done
 	.venv/bin/python -m AnatomyDTLib bench
 
-# the picture of the README
+# the pictures of the README; those of the tutorial only where SLICER names a Slicer with torch
 pictures: forecast
 	cp $(OUT)/forecast.png docs/forecast.png
+	test -z "$(SLICER)" || ( mkdir -p $(OUT)/steps && \
+		"$(SLICER)" --no-splash --additional-module-paths AnatomyDT --python-script Testing/tutorial_pictures.py $(OUT)/steps && \
+		.venv/bin/python Testing/tutorial_pictures.py $(OUT)/steps docs/tutorial )
 
 clean:
 	rm -rf .venv $(OUT)
