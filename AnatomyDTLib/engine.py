@@ -169,6 +169,87 @@ def compare(
         torch.set_num_threads(threads)
 
 
+def calibrate(
+    observations,
+    spacing_mm,
+    plan: Plan,
+    *,
+    maps: Mapping[str, np.ndarray] | None = None,
+    parameters=None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    twin=None,
+    settings=None,
+    state: dict | None = None,
+    save: Callable[[dict], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+):
+    """Fits the plan's parameters to a patient's visits: returns a `calibration.twin.Twin`, whose `plan_for()` is forecast.
+
+    observations: the baseline (0, labels), then (day, labels) or `calibration.calibrate.Observation`, ascending days; labels are
+        (Y, X) or (Z, Y, X) indices into plan.anatomy.tissues
+    maps: as in `forecast`; the treatments are those that were given between the visits
+    parameters: names of what is fitted (`calibration.parameters.available`); None: diffusivity, growth and the sensitivities to
+        the plan's treatments; bounds: name -> (low, high) in the parameter's unit
+    twin: a former twin of this baseline, to be updated with visits that it has not seen; its forecast for them is recorded
+    settings: `calibration.fit.Settings`; save, state: what `save` was last called with goes on where it stopped
+    Raises ForecastError or CalibrationError (ValueErrors) for a user's mistake, Cancelled when told to stop.
+    """
+    from .calibration import calibrate as calibration
+    from .calibration.fit import Settings
+    from .calibration.parameters import CalibrationError
+
+    pairs = list(observations)
+    if not pairs:
+        raise CalibrationError("there are no visits: give the baseline as (0, labels) and at least one later visit")
+    first, *later = [o if isinstance(o, calibration.Observation) else calibration.Observation(*o) for o in pairs]
+    if first.day != 0 or first.labels is None:
+        raise CalibrationError(f"the first visit must be the baseline, labels on day 0, not day {first.day!r}")
+    labels, spacing_mm = _checked(first.labels, spacing_mm, plan)
+    maps = _checked_maps(plan, maps or {}, labels.shape)
+    if twin is not None:
+        twin.check_patient(labels, spacing_mm)
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)        # as in `_run`: small operations
+    try:
+        found, _ = calibration.calibrate(
+            labels, spacing_mm, plan, later, maps=maps, parameters=parameters, bounds=bounds, former=twin, settings=settings or Settings(),
+            state=state, save=save, progress=progress, cancelled=cancelled,
+        )
+    except InterruptedError:
+        raise Cancelled("the calibration was cancelled") from None
+    except MemoryError:
+        raise ForecastError("there is not enough memory for this calibration: crop the image or use larger voxels") from None
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def ensemble(labels, spacing_mm, twin, plan: Plan | None = None, *, maps=None, members: int = 20, seed: int = 0, progress=None, cancelled=None):
+    """Forecasts draws of a twin's parameters side by side: returns a `calibration.ensemble.Ensemble`.
+
+    labels, spacing_mm: the twin's baseline; plan: other treatments and days for the same tissues; None: the twin's own
+    Raises ForecastError or CalibrationError for a user's mistake, Cancelled when told to stop.
+    """
+    from .calibration import ensemble as room
+
+    plan = twin.plan if plan is None else plan
+    labels, spacing_mm = _checked(labels, spacing_mm, plan)
+    maps = _checked_maps(plan, maps or {}, labels.shape)
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return room.ensemble(twin, labels, spacing_mm, plan, maps, members=members, seed=seed, progress=progress, cancelled=cancelled)
+    except InterruptedError:
+        raise Cancelled("the forecast was cancelled") from None
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
     import torch
 
