@@ -136,6 +136,8 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         ui.sideBySideButton.connect("clicked(bool)", lambda checked=False: self.onSideBySide())
         for selector in (ui.segmentationSelector, ui.referenceSelector, ui.regionsSelector, ui.doseSelector):
             letTabReach(selector)
+        # Another theme was chosen.
+        slicer.app.connect("paletteChanged(QPalette)", self.onPaletteChanged)
         ui.progressBar.setVisible(False)
         self.initializeParameterNode()
         self.updateResults()
@@ -144,6 +146,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         """The module is reloaded or the application closes."""
         if self.logic is not None:
             self.logic.cancel(_("The module was closed."))
+        slicer.app.disconnect("paletteChanged(QPalette)", self.onPaletteChanged)
         self.endDeviceQuery()
         self._unlink()
         self.setParameterNode(None)
@@ -154,6 +157,10 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self.updateResults()
         self.askDevices()
         qt.QTimer.singleShot(0, self.updateTimeline)
+
+    def onPaletteChanged(self, palette):
+        # The widgets learn of it after the application.
+        self.updateTimeline(palette)
 
     def exit(self):
         # A run goes on while another module is open; its result is there when the user comes back.

@@ -8,6 +8,7 @@ What it emulates was compared with Slicer 5.13; where the two differ, the module
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -19,6 +20,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+if sys.version_info < (3, 12):
+    # PySide6 gives away one reference to None at each call that returns nothing. From 3.12 on None is immortal; before,
+    # Python ends ("deallocating None") after some minutes of an event loop, so it gets references enough for years.
+    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 import slicer
 import slicer.util
@@ -650,7 +655,7 @@ class Host:
         scene.AddNode(layout)
         self.startup = []
         slicer.app = types.SimpleNamespace(
-            processEvents=self.process, connect=lambda signal, function: self.startup.append(function),
+            processEvents=self.process, connect=self._connect, disconnect=self._disconnect,
             layoutManager=lambda: None, testingEnabled=lambda: True, applicationLogic=lambda: None,
             userSettings=lambda: self.settings,
         )
@@ -678,6 +683,15 @@ class Host:
             **{w.objectName: w for w in root.made if w.objectName})
         if str(MODULE_FOLDER) not in sys.path:
             sys.path.insert(0, str(MODULE_FOLDER))
+
+    def _connect(self, signal, function):
+        if signal == "startupCompleted()":
+            self.startup.append(function)
+        else:
+            getattr(self.application, signal.partition("(")[0]).connect(function)
+
+    def _disconnect(self, signal, function):
+        getattr(self.application, signal.partition("(")[0]).disconnect(function)
 
     def process(self):
         QtWidgets.QApplication.processEvents()

@@ -172,7 +172,7 @@ class Forecasting:
 
     def showExpected(self):
         p, days = self._parameterNode, self.days()
-        text = _("{count} frames, the last on day {last}.").format(count=len(days) + 1, last=format(days[-1], "g"))
+        text = _("{count} frames to day {last}.").format(count=len(days) + 1, last=format(days[-1], "g"))
         if p.loadedDays:
             text += " " + _("The days are those of the plan file.")
         expected = self.expectedSeconds()
@@ -311,8 +311,6 @@ class Forecasting:
         self.say(message)
         if shown is not None and self._parameterNode is not None:
             self._parameterNode.shownForecast = shown.name
-            self.logic.bringToFront(shown)
-            self.logic.centerOnTumor(shown)
             self.showExpected()
         self.updateResults()
         self.updateApply()

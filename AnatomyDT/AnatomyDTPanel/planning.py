@@ -46,11 +46,12 @@ class Planning:
             self.ui.eventStatusLabel.setText(late)
         self._lateShown = bool(late)
 
-    def updateTimeline(self):
+    def updateTimeline(self, palette=None):
+        """palette: of the theme that is coming; None: the one that is there."""
         if self._parameterNode is None:
             return
         label = self.ui.timelineLabel
-        color = label.palette.color(qt.QPalette.WindowText)
+        color = (palette or label.palette).color(qt.QPalette.WindowText)
         treatments = choices.treatments_of(self._parameterNode.treatments)
         # Before the panel is laid out, a label says nothing true about its width.
         width = max(label.width, 240) if label.visible else 340

@@ -29,8 +29,6 @@ class Results:
         combo.blockSignals(blocked)
         shown = self.shown()
         ui = self.ui
-        # Without a sequence to play, Slicer's player shows buttons for recording, and is wider than the panel.
-        ui.playWidget.setVisible(shown is not None)
         for widget in (ui.forecastComboBox, ui.seekWidget, ui.playWidget, ui.show3DButton, ui.chartButton,
                        ui.compareTissueComboBox):
             widget.setEnabled(shown is not None)
@@ -45,6 +43,8 @@ class Results:
             _("Run a second forecast under another name, then compare."))
         self.ui.seekWidget.setMRMLSequenceBrowserNode(shown.browser if shown else None)
         self.ui.playWidget.setMRMLSequenceBrowserNode(shown.browser if shown else None)
+        # Without a sequence to play, Slicer's player shows buttons for recording, and is wider than the panel.
+        self.ui.playWidget.setVisible(shown is not None)
         self.ui.show3DButton.setSegmentationNode(shown.proxy if shown else None)
         self.ui.resultsCollapsibleButton.setEnabled(shown is not None)
         tissues = [line.GetYColumnName() for line in shown.series if line is not None] if shown else []
