@@ -99,7 +99,7 @@ def test_licence_and_readme_are_what_the_index_asks_for():
     for heading in ("# AnatomyDT", "## Modules", "## Tutorial", "## Publication", "## Licence"):
         assert f"\n{heading}\n" in "\n" + text, heading
     for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("http") or (ROOT / target).exists(), f"the README links to {target}, which is not there"
+        assert target.startswith("http") or (ROOT / target).exists(), f"the README links to {target}: not there"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "AnatomyDT").rglob("*.py")), ids=lambda p: p.name)
@@ -107,7 +107,8 @@ def test_nothing_runs_when_a_file_of_the_module_is_imported(path):
     if path.parent.name == "SampleData":
         return
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        declares = isinstance(node, (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.Assign, ast.AnnAssign))
+        declares = isinstance(
+            node, (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.Assign, ast.AnnAssign))
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         guarded = isinstance(node, ast.If) and re.search(r"__name__|find_spec\(", ast.unparse(node.test))
         assert declares or docstring or guarded, f"{path.name}:{node.lineno}"

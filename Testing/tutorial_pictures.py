@@ -1,4 +1,4 @@
-"""The pictures of the README's tutorial: follows it in a running Slicer and takes a picture of the window after each step.
+"""The pictures of the README's tutorial: follows it in a running Slicer, with a picture of the window after each step.
 
     make pictures SLICER=/path/to/Slicer        # a Slicer in which torch is installed
 

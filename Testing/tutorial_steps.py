@@ -214,7 +214,7 @@ class Follower:
 
     def _field(self, label):
         """The first field to the right of a label."""
-        named = self._one([w for w in self._of({"QLabel", "ctkFittedTextBrowser"}) if _text(w) == label], f"no label {label}")
+        named = self._one([w for w in self._of({"QLabel"}) if _text(w) == label], f"no label {label}")
         left, top, right, bottom = self._box(named)
         middle = (top + bottom) / 2
         beside = []
