@@ -1,7 +1,8 @@
 """One job at a time on the main thread, in slices that a timer drives: the application answers in between.
 
 A job is a generator. It yields (fraction, text) wherever the user may come, and returns (result, node, message) for
-`completed`. Closing it ends whatever it does and leaves the scene as it was.
+`completed`. Closing it ends whatever it does and leaves the scene as it was, until the fraction is 1: then the result
+is there, only clean-up is left, and a cancel comes too late.
 """
 
 import logging
@@ -27,7 +28,7 @@ class Jobs:
 
     def __init__(self):
         self._job = self._run = self._stopped = self._outcome = None
-        self._inside = False
+        self._inside = self._complete = False
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._tick)
 
@@ -43,6 +44,7 @@ class Jobs:
         assert self._job is None
         self._progress, self._completed = progress, completed
         self._stopped = self._outcome = None
+        self._complete = False
         self._scene, self._job = scene, job
         self._sceneTag = scene.AddObserver(scene.StartCloseEvent, self._onSceneClose)
         _busy.add(self)
@@ -74,12 +76,16 @@ class Jobs:
         return (yield from saying(self._run.loading(), lambda nothing: (share, _("reading the result"))))
 
     def cancel(self, message=""):
-        """Ends the job, if there is one; the scene is as it was."""
+        """Ends the job, if there is one; the scene is as it was, or the result was there already."""
         if self._job is None:
             return
-        self._stopped = message
-        if not self._inside:
-            # Else a slice is at work, and what it does called this: the job ends after it.
+        if self._inside:
+            # A slice is at work, and what it does called this: the job ends after it.
+            self._stopped = message
+        elif self._complete:
+            while self._job is not None:
+                self._tick()
+        else:
             self._job.close()
             self._end(None, None, message)
 
@@ -103,7 +109,9 @@ class Jobs:
             outcome = (None, None, _("The result could not be shown: {why}").format(why=error), error)
         finally:
             self._inside = False
-        if outcome is None and self._stopped is not None:
+        if outcome is None:
+            self._complete = fraction >= 1.0
+        if outcome is None and self._stopped is not None and not self._complete:
             job.close()
             outcome = (None, None, self._stopped)
         if outcome is not None:

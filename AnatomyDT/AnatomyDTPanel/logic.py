@@ -114,7 +114,8 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Views):
         attributes = {PLAN_ATTRIBUTE: found.plan.to_json()}
         if computed.tumor_center is not None:
             attributes[CENTER_ATTRIBUTE] = json.dumps(computed.tumor_center)
-        shown = yield from saying(rooms.showing(scene, found, baseline, segments, name, meshes, attributes), say)
+        slices = rooms.showing(scene, found, baseline, segments, name, meshes, attributes, self.stage)
+        shown = yield from saying(slices, say)
         complete = dataclasses.replace(found, warnings=warnings + tuple(found.warnings))
         return complete, shown, _("The forecast '{name}' is complete.").format(name=name)
 
@@ -146,7 +147,7 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Views):
             pair = yield from saying(one.label_maps(shown), lambda nothing: (0.0, _("reading the follow-up")))
             pairs.append(pair)
         self.start(Scoring([pair[:3] for pair in pairs], pairs[0][3]))
-        scores = yield from self.computed(1.0)
+        scores = yield from self.computed(0.99)
         table = comparison.add_table(scene, comparison.title(shown, compared), compared, scores)
         message = _("The comparison is in the table '{name}'.").format(name=table.GetName())
         return scores, table, "\n".join([message, *(one.remark for one in compared if one.remark)])

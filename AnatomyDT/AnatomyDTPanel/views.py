@@ -15,14 +15,28 @@ CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
 class Views:
     """A part of the logic."""
 
+    def stage(self, shown):
+        """Makes room for a forecast that comes into view, and turns the views to its tumor while they are empty."""
+        self._leaveTo(shown)
+        self.centerOnTumor(shown)
+
     def bringToFront(self, shown):
         """Shows one forecast in the views, hides the others and the fill of what it started from."""
+        self._leaveTo(shown)
+        for node in (shown.proxy, shown.probability_proxy):
+            if node is not None and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetVisibility(True)
+
+    def _leaveTo(self, shown):
         for other in self.forecasts():
             for node in (other.proxy, other.probability_proxy):
-                if node is not None and node.GetDisplayNode() is not None:
-                    node.GetDisplayNode().SetVisibility(other.browser is shown.browser)
-            if other.proxy.GetDisplayNode() is not None:
-                other.proxy.GetDisplayNode().RemoveAllViewNodeIDs()
+                display = node.GetDisplayNode() if node is not None else None
+                if display is None:
+                    continue
+                if other.browser is not shown.browser:
+                    display.SetVisibility(False)
+                if display.GetNumberOfViewNodeIDs():
+                    display.RemoveAllViewNodeIDs()
         if shown.baseline is not None:
             display = shown.baseline.GetDisplayNode()
             outlined = display is not None and display.GetVisibility() and not display.GetVisibility2DFill()
@@ -46,11 +60,14 @@ class Views:
         """Outlines of a segmentation over the slices, nothing else of it."""
         segmentation.CreateDefaultDisplayNodes()
         display = segmentation.GetDisplayNode()
+        # One event: at each, every view cuts every segment anew.
+        blocked = display.StartModify()
         display.SetVisibility(opacity > 0)
         display.SetVisibility3D(False)
         display.SetVisibility2DFill(False)
         display.SetVisibility2DOutline(True)
         display.SetOpacity2DOutline(opacity)
+        display.EndModify(blocked)
 
     def showChart(self, chart):
         slicer.modules.plots.logic().ShowChartInLayout(chart)

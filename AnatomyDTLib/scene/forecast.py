@@ -101,24 +101,32 @@ def show(
 
 def showing(
     scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", meshes=None,
-    attributes: dict | None = None,
+    attributes: dict | None = None, stage: Callable[[Shown], None] | None = None,
 ):
     """Slices that put a forecast into the scene: sequences, browser, proxies, table, chart. Main thread only.
 
     segments: segments[k - 1] shows tissue k, as `segmentation.assigned` gives them
     meshes: number of the frame -> its closed surfaces, None: made here
     attributes: of the browser, name -> text
+    stage: called with the complete nodes just before they become visible
     All or nothing; a former forecast of the same name is removed when the new one is complete. Yields
-    (slices done, of how many); returns Shown.
+    (slices done, of how many) and returns Shown; when all are done, what is left is clean-up, done in any case.
     """
     parts = 2 if found.tumor_probability is not None else 1
-    count = parts * (len(found.days) + 2) + 4
-    slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {})
+    count = parts * len(found.days) + 5
+    slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {}, stage)
     done = itertools.count(1)
-    return (yield from saying(all_or_nothing(scene, slices), lambda nothing: (next(done), count)))
+    shown, former = yield from saying(all_or_nothing(scene, slices), lambda nothing: (next(done), count))
+    try:
+        if former is not None:
+            yield count, count
+    finally:
+        if former is not None:
+            remove(former)
+    return shown
 
 
-def _showing(scene, found, baseline, segments, name, meshes, attributes):
+def _showing(scene, found, baseline, segments, name, meshes, attributes, stage):
     grid = baseline.grid
     sequences = {"segmentation": (yield from sequence.segmentation_sequence(found, grid, segments, name, meshes))}
     if found.tumor_probability is not None:
@@ -133,17 +141,14 @@ def _showing(scene, found, baseline, segments, name, meshes, attributes):
         )
     tissues = found.plan.anatomy.tissues[1:]
     browser, proxies = yield from sequence.add(scene, name, sequences, tissues, segments, parent, reference)
-    yield
     table, series, chart = charts.add(scene, name, found, segments)
     yield
     made = [*sequences.values(), *proxies.values(), browser, table, *series, chart]
     if not all(scene.IsNodePresent(one) for one in made):
         raise ForecastError("a node of the forecast was removed while it entered the scene; run it again")
-    # From here to the end nothing comes between: the new forecast is complete, and a former one goes.
-    former = find(scene, name)
     # One modified event for all of it: at each, the application copies the frame to the proxy anew.
     blocked = browser.StartModify()
-    for key, text in {ATTRIBUTE: name, **attributes}.items():
+    for key, text in attributes.items():
         browser.SetAttribute(key, text)
     browser.SetNodeReferenceID(ROLES["table"], table.GetID())
     browser.SetNodeReferenceID(ROLES["chart"], chart.GetID())
@@ -153,12 +158,28 @@ def _showing(scene, found, baseline, segments, name, meshes, attributes):
         browser.SetNodeReferenceID(ROLES["baseline"], node.GetID())
         _place_beside(scene, node, made)
     browser.EndModify(blocked)
-    if former is not None:
-        remove(former)
+    _play_in_toolbar(browser)
+    yield
+    if not all(scene.IsNodePresent(one) for one in made):
+        raise ForecastError("a node of the forecast was removed while it entered the scene; run it again")
+    shown = _shown(browser)
+    if stage is not None:
+        stage(shown)
     for proxy in proxies.values():
         proxy.GetDisplayNode().SetVisibility(True)
-    _play_in_toolbar(browser)
-    return _shown(browser)
+    # Nothing fails any more: what has the name is the new forecast.
+    former = find(scene, name)
+    if former is not None:
+        _rename(former.browser, None)
+    _rename(browser, name)
+    return shown, former
+
+
+def _rename(browser, name: str | None) -> None:
+    # Without the event, at which the application would copy the frame to the proxy.
+    browser.SetDisableModifiedEvent(True)
+    browser.SetAttribute(ATTRIBUTE, name)
+    browser.SetDisableModifiedEvent(False)
 
 
 def compare(scene, shown: list[Shown], tissue: str, name: str = "Comparison"):

@@ -67,22 +67,21 @@ def add(scene, name: str, sequences: dict, tissues, segments, parent_transform=N
     sequences: "segmentation" and, where wanted, "probability" -> sequence node
     Returns (browser, {same keys: proxy node}).
     """
+    # Few slices: after each of them the application draws its 3D views again.
+    yield
     proxies = {}
     for key, sequence in sequences.items():
-        yield
         scene.AddNode(sequence)
         first = sequence.GetNthDataNode(0)
         title = name if key == "segmentation" else f"{name} tumor probability"
         proxy = scene.AddNewNodeByClass(first.GetClassName(), title)
         # A parent transform is not stored in the frames; it is the proxy's and stays while browsing.
         proxy.SetAndObserveTransformNodeID(parent_transform.GetID() if parent_transform else None)
-        # Hidden before there is something to draw: the views would draw it at each of the steps below.
+        # Hidden before there is something to draw.
         proxy.CreateDefaultDisplayNodes()
         proxy.GetDisplayNode().SetVisibility(False)
-        yield
         proxy.CopyContent(first)
         proxies[key] = proxy
-    yield
     _show_segments(proxies["segmentation"], tissues, segments, reference)
     if "probability" in proxies:
         _show_probability(proxies["probability"])
