@@ -233,13 +233,13 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
 
 
 class AnatomyDTTest(ScriptedLoadableModuleTest):
-    """Slicer's own self-test: sample, forecast, cancel, sequence."""
+    """Slicer's own self-test: load, sample, forecast, sequence, cancel."""
 
     def setUp(self):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        for name in ("test_Sample", "test_Forecast", "test_Cancel"):
+        for name in ("test_Load", "test_Sample", "test_Forecast", "test_Cancel"):
             self.setUp()
             getattr(self, name)()
         self.delayDisplay("Test passed")
@@ -268,6 +268,14 @@ class AnatomyDTTest(ScriptedLoadableModuleTest):
         rows = tissues.rowsOf(segmentation)
         return choices.plan(rows, {row.id: choices.guessed_role(row) for row in rows}, (), days)
 
+    def test_Load(self):
+        """The panel opens on an empty scene and says what is missing."""
+        widget = slicer.modules.anatomydt.widgetRepresentation().self()
+        widget.enter()
+        self.assertFalse(widget.ui.applyButton.enabled)
+        self.assertIn(_("Choose a segmentation."), widget.ui.applyButton.toolTip)
+        self.assertFalse(widget.ui.resultsCollapsibleButton.enabled)
+
     def test_Sample(self):
         """The bundled sample loads, and its segments tell what they are."""
         import SampleData
@@ -279,7 +287,7 @@ class AnatomyDTTest(ScriptedLoadableModuleTest):
         self.assertTrue(all(choices.guessed_role(row) for row in rows))
 
     def test_Forecast(self):
-        """A forecast becomes a sequence that plays, and the tumor grows."""
+        """A forecast becomes a sequence that plays, with surfaces, a table and a chart, and the tumor grows."""
         segmentation = self._small()
         plan, assignment = self._plan(segmentation)
         logic = AnatomyDTLogic()
@@ -289,8 +297,17 @@ class AnatomyDTTest(ScriptedLoadableModuleTest):
         result, shown = logic.forecast(segmentation, plan, assignment=assignment, waitForCompletion=True)
         self.assertEqual(shown.browser.GetNumberOfItems(), 3)
         self.assertGreater(result.volume_ml[-1, 2], result.volume_ml[0, 2])
-        shown.browser.SetSelectedItemNumber(2)
-        self.assertEqual(shown.proxy.GetSegmentation().GetNumberOfSegments(), 2)
+        self.assertEqual((shown.sequence.GetIndexName(), shown.sequence.GetIndexUnit()), ("time", "day"))
+        self.assertEqual([shown.sequence.GetNthIndexValue(i) for i in range(3)], ["0", "10", "20"])
+        sizes = []
+        for frame in range(3):
+            shown.browser.SetSelectedItemNumber(frame)
+            self.assertEqual(shown.proxy.GetSegmentation().GetNumberOfSegments(), 2)
+            tumor = shown.proxy.GetSegmentation().GetNthSegment(1)
+            self.assertGreater(tumor.GetRepresentation("Closed surface").GetNumberOfPoints(), 0)
+            sizes.append(shown.table.GetTable().GetColumnByName("Tumor").GetValue(frame))
+        self.assertEqual(sizes, sorted(sizes))
+        self.assertEqual(shown.chart.GetNumberOfPlotSeriesNodes(), len(shown.series))
 
     def test_Cancel(self):
         """A cancelled forecast leaves the scene as it was."""

@@ -33,6 +33,8 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE_FOLDER = ROOT / "AnatomyDT"
+# Where the pictures of the panel's states go; the folder of builds is not in the repository.
+SCREENSHOTS = Path(os.environ.get("ANATOMYDT_SCREENSHOTS") or ROOT / "build" / "screenshots")
 
 
 def _attribute(name: str, getter):
@@ -625,6 +627,8 @@ class Host:
             function()
         self.widget = self.module.AnatomyDTWidget(self.panel)
         self.widget.setup()
+        slicer.modules.anatomydt = types.SimpleNamespace(
+            widgetRepresentation=lambda: types.SimpleNamespace(self=lambda: self.widget))
         self.panel.resize(400, 900)
         self.panel.show()
         self.process()
@@ -713,14 +717,14 @@ class Host:
         return longest
 
     def picture(self, name):
-        """A picture of the panel, into the folder that ANATOMYDT_SCREENSHOTS names; nothing without it."""
-        folder = os.environ.get("ANATOMYDT_SCREENSHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.process()
-            QtWidgets.QWidget.resize(self.panel, 400, max(QtWidgets.QWidget.sizeHint(self.panel).height(), 600))
-            self.process()
-            self.panel.grab().save(str(Path(folder) / f"{name}.png"))
+        """A picture of the panel, 400 pixels wide; returns its path."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.process()
+        QtWidgets.QWidget.resize(self.panel, 400, max(QtWidgets.QWidget.sizeHint(self.panel).height(), 600))
+        self.process()
+        path = SCREENSHOTS / f"{name}.png"
+        assert self.panel.grab().save(str(path)), path
+        return path
 
     def close(self):
         self.widget.cleanup()

@@ -115,7 +115,8 @@ def test_nothing_is_wider_than_400_pixels(host, state):
         host.process()
         assert QtWidgets.QWidget.minimumSizeHint(host.panel).width() <= 400
     assert QtWidgets.QWidget.minimumSizeHint(host.panel).width() <= 400
-    host.picture(f"8_width_{state}")
+    path = host.picture(f"8_width_{state}")
+    assert QtGui.QImage(str(path)).width() == 400
 
 
 def luminance(color):

@@ -211,6 +211,14 @@ def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     ui.surgeryExtentSpinBox.setValue(80)
     ui.massEffectSlider.setValue(0.25)
     choose(ui.growthComboBox, "lipkova")
+    later = add_segmentation(name="Later")
+    ui.addFollowUpButton.click()
+    ui.followUpTable.cellWidget(0, 1).setValue(25)
+    assert host.widget.followUps() == [(later, 25.0)]
+    choose(ui.modelComboBox, "weights")
+    ui.modelFileLineEdit.setCurrentPath("kept.safetensors")
+    choose(ui.modelComboBox, "mechanistic")
+    choose(ui.deviceComboBox, "cpu")
     run(host, "Operated")
     plan = host.widget.plan()
     scene = slicer.mrmlScene
@@ -248,6 +256,12 @@ def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     host.process()
     assert plain(host.widget.plan()[0]) == plain(plan[0]) and host.widget.plan()[1] == plan[1]
     assert ui.massEffectSlider.value == 0.25 and ui.nameLineEdit.text == "Operated"
+    assert [(node.GetName(), day) for node, day in host.widget.followUps()] == [("Later", 25.0)]
+    assert ui.followUpTable.cellWidget(0, 0).currentNode().GetName() == "Later" and ui.followUpComboBox.count == 1
+    assert ui.deviceComboBox.itemData(ui.deviceComboBox.currentIndex) == "cpu"
+    choose(ui.modelComboBox, "weights")
+    assert ui.modelFileLineEdit.currentPath == "kept.safetensors"
+    choose(ui.modelComboBox, "mechanistic")
     assert host.widget.shown().name == "Operated" and host.widget.shown().browser.GetNumberOfItems() == 4
     host.picture("7_reloaded")
 
