@@ -11,6 +11,7 @@ import vtk  # noqa: E402
 from AnatomyDTLib.engine import Cancelled, Forecast  # noqa: E402
 from AnatomyDTLib.plan import Anatomy, Plan  # noqa: E402
 from AnatomyDTLib.presets import tissue  # noqa: E402
+from AnatomyDTLib.scene import charts  # noqa: E402
 from AnatomyDTLib.scene import forecast as scenes  # noqa: E402
 from AnatomyDTLib.scene import segmentation as nodes  # noqa: E402
 from AnatomyDTLib.scene.geometry import grid_of, grid_of_volume, numpy_matrix, vtk_matrix, voxels  # noqa: E402
@@ -313,6 +314,22 @@ def test_table_and_chart_hold_the_volumes_in_the_segments_colours(patient):
         assert line.GetName() == segment.GetName() == line.GetYColumnName() and line.GetXColumnName() == "Day"
         np.testing.assert_allclose(line.GetColor(), segment.GetColor())
         assert line.GetTableNode() is shown.table
+
+
+def test_a_band_lies_around_a_line_and_goes_with_its_forecast(slicer_scene, patient):
+    shown = shown_from(patient)
+    before = ids(slicer_scene)
+    mean = grown().volume_ml[:, 3]
+    lines = charts.add_band(slicer_scene, shown.table, shown.chart, "Tumor", 0.8 * mean, 1.3 * mean, (1.0, 0.5, 0.0))
+    assert shown.chart.GetNumberOfPlotSeriesNodes() == 6 and shown.table.GetColumnUnitLabel("Tumor, upper") == "mL"
+    for line, factor in zip(lines, (0.8, 1.3)):
+        values = shown.table.GetTable().GetColumnByName(line.GetYColumnName())
+        assert [values.GetValue(row) for row in range(4)] == pytest.approx((factor * mean).tolist())
+        assert line.GetXColumnName() == "Day" and line.GetColor() == (1.0, 0.5, 0.0)
+    with pytest.raises(scenes.ForecastError, match="3 days, and its table 4"):
+        charts.add_band(slicer_scene, shown.table, shown.chart, "Brain", mean[:3], mean[:3], (0, 0, 0))
+    scenes.remove(shown)
+    assert not set(line.GetID() for line in lines) & set(ids(slicer_scene)) and len(ids(slicer_scene)) < len(before)
 
 
 def test_two_forecasts_in_one_chart(slicer_scene, patient):

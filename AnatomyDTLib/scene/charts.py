@@ -34,6 +34,29 @@ def add(scene, name: str, forecast: Forecast, segments):
     return table, series, add_chart(scene, f"{name} volumes", series)
 
 
+def add_band(scene, table, chart, column: str, lower, upper, color):
+    """A band around a line of a forecast's chart: two columns of its table, two dashed lines without markers, (series, series).
+
+    column: the line's; lower, upper: (T,) mL, the volumes between which an ensemble lies
+    """
+    series = []
+    for title, values in ((f"{column}, lower", lower), (f"{column}, upper", upper)):
+        if len(values) != table.GetNumberOfRows():
+            raise ForecastError(f"the band of '{column}' has {len(values)} days, and its table {table.GetNumberOfRows()}")
+        stored = vtk.vtkDoubleArray()
+        stored.SetName(title)
+        for value in values:
+            stored.InsertNextValue(float(value))
+        table.AddColumn(stored)
+        table.SetColumnUnitLabel(title, UNIT)
+        line = add_series(scene, table, title, title, color)
+        line.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+        line.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleDash)
+        chart.AddAndObservePlotSeriesNodeID(line.GetID())
+        series.append(line)
+    return tuple(series)
+
+
 def add_comparison(scene, name: str, compared, tissue: str):
     """One chart of one tissue in several forecasts: (series, chart). Same colour, one line style per forecast.
 
