@@ -20,24 +20,22 @@ _MEASURES = {
 
 
 def volumes_csv(comparison) -> str:
-    """One row per plan, day and tissue: median and band over the members, mL; and the part of the members that has progressed."""
+    """One row per plan and day: median and band over the members of the tumor and of its cells, mL; part that has progressed."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["plan", "day", "what", "median (mL)", f"{BAND[0]:.0%} (mL)", f"{BAND[1]:.0%} (mL)", "progressed"])
-    for outcome in comparison.outcomes:
-        tissues = outcome.plan.anatomy.tissues
-        columns = [(t.name, outcome.volume_ml[:, :, k]) for k, t in enumerate(tissues) if k]
-        columns += [("tumor total", outcome.tumor_ml), ("tumor cells at full density", outcome.cells_ml)]
-        for t, day in enumerate(outcome.days):
-            gone = f"{progressed_by(outcome, day):.4f}"
-            for name, values in columns:
-                table.writerow([outcome.name, f"{day:.6g}", name, *(f"{v:.4f}" for v in banded(values[:, t])), gone])
+    quantiles = ("median", f"{BAND[0]:.0%}", f"{BAND[1]:.0%}")
+    head = [f"{what}, {q} (mL)" for what in ("tumor", "tumor cells at full density") for q in quantiles]
+    table.writerow(["plan", "day", *head, "part progressed"])
+    for o in comparison.outcomes:
+        for t, day in enumerate(o.days):
+            numbers = [f"{v:.4f}" for values in (o.tumor_ml, o.cells_ml) for v in banded(values[:, t])]
+            table.writerow([o.name, f"{day:.6g}", *numbers, f"{progressed_by(o, day):.4f}"])
     return text.getvalue()
 
 
 def banded(values) -> tuple[float, float, float]:
     """(median, lower, upper end of the band) over the members."""
-    return tuple(float(q) for q in np.quantile(values, (0.5, *BAND)))
+    return tuple(float(q) for q in np.quantile(values, (0.5, *BAND), method="hazen"))
 
 
 def progressed_by(outcome, day: float) -> float:
@@ -191,7 +189,7 @@ def _style(index: int) -> dict:
 
 def _volumes(axes, outcomes) -> None:
     for i, o in enumerate(outcomes):
-        median, low, high = np.quantile(o.tumor_ml, (0.5, *BAND), axis=0)
+        median, low, high = np.quantile(o.tumor_ml, (0.5, *BAND), axis=0, method="hazen")
         axes.plot(o.days, median, label=_short(o.name), **_style(i))
         if len(o.tumor_ml) > 1:
             axes.fill_between(o.days, low, high, color=_style(i)["color"], alpha=0.18, linewidth=0)

@@ -126,7 +126,8 @@ def compare(
     """Compares plans for one patient; returns a `calibration.compare.Comparison`.
 
     candidates: `calibration.compare.Candidate`s, each with its plan, labels and maps, all of one segmentation
-    members: one callable per draw of the parameters, from a plan to the plan with them; None: each plan as it is, once
+    members: the parameters of each draw, name -> value (`Twin.sample`, `calibration.compare.paired_members`); None: each
+        plan as it is, once
     rule: a `calibration.progression.Progression`, None for the default
     Raises ForecastError for a user's mistake, Cancelled when told to stop.
     """
@@ -153,7 +154,7 @@ def compare(
         checked.append(replace(candidate, labels=labels, maps=maps))
     import torch
 
-    members = tuple(members) if members is not None else (lambda plan: plan,)
+    members = [dict(m) for m in members] if members is not None else [{}]
     if not members:
         raise ForecastError("there is no draw of the parameters; an ensemble has at least one member")
     threads = torch.get_num_threads()

@@ -17,7 +17,10 @@ import numpy as np
 
 from ..plan import Anatomy, Plan
 from .doses import TissueDose, tissue_doses
+from .ensemble import BATCH_BYTES, NUMBERS_PER_VOXEL
+from .parameters import CalibrationError, applied
 from .progression import Progression, new_focus, time_to_progression
+from .tumor import TumorModel, drawn, why_not
 
 # Volumes are looked at this often between the days that are reported, so that a progression is not told later than it is.
 ASSESSED_EVERY_DAYS = 7.0
@@ -44,17 +47,18 @@ class Outcome:
     """What one plan leads to in each of M members, on T assessed days.
 
     days: (T,), day 0 first; reported: those of them whose maps are kept
-    volume_ml: (M, T, K) drawn volume of each tissue of the plan; cells_ml: (M, T) tumor cells as the volume that they would fill
+    tumor_ml: (M, T) drawn volume of the tumor classes together; cells_ml: (M, T) tumor cells as the volume that they would fill
     progression_day: (M,), the horizon where censored; progressed_by: (M,) "volume", "focus", or "" where censored
     doses: to each tissue at baseline, the same in every member
-    probability: (R, *S) float32, the mean over the members of the tumor's probability, on each reported day
+    probability: (R, *S) float32, mean over the members of the tumor's probability in the state, on each reported day: what
+        `Forecast.tumor_probability` is for one set of parameters (`Ensemble.probability` counts what is drawn instead)
     """
 
     name: str
     plan: Plan
     days: np.ndarray
     reported: tuple[float, ...]
-    volume_ml: np.ndarray
+    tumor_ml: np.ndarray
     cells_ml: np.ndarray
     progression_day: np.ndarray
     progressed_by: tuple[str, ...]
@@ -62,19 +66,14 @@ class Outcome:
     probability: np.ndarray
 
     @property
-    def tumor_ml(self) -> np.ndarray:
-        """(M, T) drawn volume of the tumor classes together."""
-        return self.volume_ml[:, :, list(self.plan.anatomy.tumors)].sum(axis=2)
-
-    @property
     def progressed(self) -> np.ndarray:
         """(M,) bool: whether it was before the horizon."""
         return np.array([why != "" for why in self.progressed_by])
 
     def progression_quantile(self, part: float) -> float:
-        """The day by which this part of the members has progressed; infinite where fewer have within the horizon."""
+        """The first day by which at least this part of the members has progressed; infinite where fewer have by the horizon."""
         days = np.sort(np.where(self.progressed, self.progression_day, np.inf))
-        return float(days[max(0, math.ceil(part * days.size) - 1)])
+        return float(days[max(0, math.ceil(part * days.size - 1e-9) - 1)])
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Comparison:
 def compare(
     candidates: Sequence[Candidate],
     spacing_mm,
-    members: Sequence[Callable[[Plan], Plan]],
+    members: Sequence[Mapping[str, float]],
     *,
     rule: Progression = Progression(),
     assessed_every_days: float = ASSESSED_EVERY_DAYS,
@@ -130,7 +129,8 @@ def compare(
     """Runs every candidate in every member and compares them.
 
     candidates: at least one, of one patient, names all different; spacing_mm: in the order of the labels' axes
-    members: each gives a plan the parameters of its draw; the same members serve every candidate
+    members: the parameters of each draw, name -> v (`parameters.applied`); {} leaves a plan as it is. The same members serve
+        every candidate
     All are run to the latest day that any of them reports; nothing is given after a plan's own last day.
     Raises InterruptedError when cancelled() says yes.
     """
@@ -164,14 +164,15 @@ def of_patient(plan: Plan, patient: Plan) -> Plan:
     return dataclasses.replace(patient, anatomy=Anatomy(tissues, chi), treatments=plan.treatments, days=plan.days, step_days=plan.step_days)
 
 
-def paired_members(twin, plans: Sequence[Plan], n: int, seed: int = 0) -> list[Callable[[Plan], Plan]]:
+def paired_members(twin, plans: Sequence[Plan], n: int, seed: int = 0) -> list[dict[str, float]]:
     """n draws of a twin's parameters that serve all of the plans; sensitivities that no visit has shown come from their priors.
 
     Raises PlanError where the plans give one drug two sensitivities.
     """
     together = dataclasses.replace(
-        plans[0], treatments=tuple(t for plan in plans for t in plan.treatments), days=max((plan.days for plan in plans), key=lambda d: d[-1]))
-    return twin.members(n, seed, together)
+        plans[0], treatments=tuple(t for plan in plans for t in plan.treatments),
+        days=max((plan.days for plan in plans), key=lambda days: days[-1]))
+    return twin.sample(n, seed, together)
 
 
 def preference(a: Outcome, b: Outcome, measure: str) -> Preference:
@@ -209,45 +210,74 @@ def _assessed(reported, every: float) -> tuple[float, ...]:
 
 
 def _outcome(candidate, spacing_mm, members, days, reported, rule, device, told, cancelled) -> Outcome:
+    plan, labels = dataclasses.replace(candidate.plan, days=days[1:]), np.asarray(candidate.labels)
+    baseline = np.isin(labels, plan.anatomy.tumors)
+    voxel_ml = math.prod(spacing_mm) / 1000.0
+    tumor, cells, focus = (np.zeros((len(members), len(days))) for _ in range(3))
+    probability = np.zeros((len(reported), *labels.shape), np.float32)
+
+    def seen(m, t, drawn, density):
+        """One member on one day: (*S) bool and (*S) float32."""
+        tumor[m, t] = np.count_nonzero(drawn) * voxel_ml
+        cells[m, t] = density.sum(dtype=np.float64) * voxel_ml
+        focus[m, t] = new_focus(drawn, baseline) * voxel_ml if t else 0.0
+        if days[t] in reported:
+            probability[reported.index(days[t])] += density / np.float32(len(members))
+
+    run = _one_by_one if why_not(plan, labels) is not None or device != "cpu" else _side_by_side
+    run(plan, labels, spacing_mm, candidate.maps, members, seen, device, told, cancelled)
+    if not np.isfinite(cells).all():
+        raise CalibrationError(f"the numbers of plan '{candidate.name}' overflow; check its rates, doses and diffusivities")
+    tumor[:, 0] = np.count_nonzero(baseline) * voxel_ml
+    ends = [time_to_progression(days, tumor[m], focus[m], rule) for m in range(len(members))]
+    return Outcome(
+        candidate.name, candidate.plan, np.array(days), reported, tumor, cells, np.array([day for day, _ in ends]),
+        tuple(why for _, why in ends), tissue_doses(plan, labels, candidate.maps, spacing_mm), probability,
+    )
+
+
+def _side_by_side(plan, labels, spacing_mm, maps, members, seen, device, told, cancelled) -> None:
+    """Members in batches, where a plan can be reduced to one tumor class."""
+    model = TumorModel(labels, spacing_mm, plan, maps)
+    visibility = plan.anatomy.tissues[model.k].visibility
+    size = max(1, min(len(members), int(BATCH_BYTES / (4 * NUMBERS_PER_VOXEL * labels.size))))
+    for first in range(0, len(members), size):
+        batch = members[first:first + size]
+
+        def report(t, shares, first=first):
+            density = (shares.u[0] * shares.room).numpy()
+            for b, mask in enumerate(drawn(shares, visibility).numpy()):
+                seen(first + b, t, mask, density[b])
+
+        def within(fraction, day, first=first, last=first + len(batch)):
+            told((first + fraction * (last - first)) / len(members), f"members {first + 1} to {last} of {len(members)}, day {day:.4g}")
+
+        model.run(batch, plan.reported_days, report=report, progress=within, cancelled=cancelled)
+
+
+def _one_by_one(plan, labels, spacing_mm, maps, members, seen, device, told, cancelled) -> None:
+    """Members in turn, through the whole state."""
     import torch
 
     from ..physics.assembly import assemble
     from ..physics.stepping import integrate
     from ..state import labels_of
 
-    plan, labels = candidate.plan, np.asarray(candidate.labels)
-    tumors, classes = list(plan.anatomy.tumors), len(plan.anatomy)
-    baseline = np.isin(labels, tumors)
-    voxel_ml = math.prod(spacing_mm) / 1000.0
-    volume = np.zeros((len(members), len(days), classes))
-    cells, focus = np.zeros(volume.shape[:2]), np.zeros(volume.shape[:2])
-    probability = np.zeros((len(reported), *labels.shape), np.float32)
-    for m, member in enumerate(members):
-        personal = dataclasses.replace(member(plan), days=days[1:])
+    tumors = list(plan.anatomy.tumors)
+    for m, values in enumerate(members):
+        personal = applied(plan, values)
         with torch.no_grad():
-            p, equation, course = assemble(personal, labels, spacing_mm, candidate.maps, device=device)
-            density = p[0, tumors].sum(0).cpu().numpy()
-            current = labels.astype(np.uint8)
-            shown = [0]
+            p, equation, course = assemble(personal, labels, spacing_mm, maps, device=device)
+            density, current, shown = p[0, tumors].sum(0).cpu().numpy().copy(), labels.astype(np.uint8), [0]
 
             def report(day, state, box):
-                t, shown[0] = shown[0], shown[0] + 1
                 if day > 0:
                     current[box] = labels_of(state[0].cpu().numpy(), personal.anatomy)
-                    density[box] = state[0, tumors].sum(0).cpu().numpy()
-                volume[m, t] = np.bincount(current.ravel(), minlength=classes) * voxel_ml
-                cells[m, t] = density.sum(dtype=np.float64) * voxel_ml
-                focus[m, t] = new_focus(np.isin(current, tumors), baseline) * voxel_ml if day > 0 else 0.0
-                if day in reported:
-                    probability[reported.index(day)] += density / len(members)
+                density[box] = state[0, tumors].sum(0).cpu().numpy()
+                seen(m, shown[0], np.isin(current, tumors), density)
+                shown[0] += 1
 
             def within(fraction, day):
                 told((m + fraction) / len(members), f"member {m + 1} of {len(members)}, day {day:.4g}")
 
             integrate(p, equation, course, report=report, progress=within, cancelled=cancelled)
-        assert shown[0] == len(days)
-    ends = [time_to_progression(days, volume[m][:, tumors].sum(axis=1), focus[m], rule) for m in range(len(members))]
-    return Outcome(
-        candidate.name, plan, np.array(days), reported, volume, cells, np.array([day for day, _ in ends]),
-        tuple(why for _, why in ends), tissue_doses(plan, labels, candidate.maps, spacing_mm), probability,
-    )

@@ -63,13 +63,16 @@ def new_focus(tumor, baseline) -> int:
 
     tumor, baseline: (*S) bool; voxels connect at faces, edges and corners
     """
-    if not np.any(tumor):
-        return 0
-    cube = np.ones((3,) * np.ndim(tumor), bool)
-    parts, count = ndimage.label(tumor, cube)
-    if count == 0:
-        return 0
+    tumor = np.asarray(tumor)
+    box = []
+    for axis in range(tumor.ndim):
+        line = np.flatnonzero(tumor.any(axis=tuple(a for a in range(tumor.ndim) if a != axis)))
+        if not line.size:
+            return 0
+        box.append(slice(max(0, int(line[0]) - 1), int(line[-1]) + 2))
+    cube = np.ones((3,) * tumor.ndim, bool)
+    parts, count = ndimage.label(tumor[tuple(box)], cube)
     size = np.bincount(parts.ravel(), minlength=count + 1)
     size[0] = 0
-    size[np.unique(parts[ndimage.binary_dilation(baseline, cube)])] = 0
+    size[np.unique(parts[ndimage.binary_dilation(baseline[tuple(box)], cube)])] = 0
     return int(size.max())
