@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import time
 import types
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -79,10 +80,12 @@ def follower(host, seconds=60.0):
         return panels[title]
 
     def wait(until):
-        try:
-            host.wait(until, seconds)
-        except AssertionError:
-            raise TutorialError(f"the panel did not say it; it says: {host.widget.ui.statusLabel.text}") from None
+        end = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > end:
+                raise TutorialError(f"the panel did not say it; it says: {host.widget.ui.statusLabel.text}")
+            host.process()
+            time.sleep(0.1)
 
     made = Follower(module, wait, lambda: QtCore.QPoint(0, 0))
     made.panels = panels
