@@ -10,7 +10,7 @@ import pytest
 from test_cli import head, run, saved
 
 from AnatomyDTLib import cli, presets, volumes
-from AnatomyDTLib.calibration.compare import Candidate, compare, preference, wilson_interval
+from AnatomyDTLib.calibration.compare import Candidate, compare, of_patient, paired_members, preference, wilson_interval
 from AnatomyDTLib.calibration.doses import tissue_doses, total_dose
 from AnatomyDTLib.calibration.parameters import GROWTH, applied
 from AnatomyDTLib.calibration.progression import MEASURABLE_ML, Progression, new_focus, time_to_progression
@@ -279,3 +279,53 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(compared, patient, tmp_pat
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("error: ") and words in said[0]
     assert not (tmp_path / "out").exists()
+
+
+# ---- with a twin
+
+
+@pytest.fixture(scope="module")
+def twin(compared):
+    """The patient's twin from one follow-up on day 20, grown at 0.06 /day."""
+    from AnatomyDTLib.engine import calibrate, forecast
+
+    folder, _ = compared
+    own = dataclasses.replace(Plan.from_json((folder / "none.json").read_text()), days=(20.0,))
+    later = forecast(head(), SPACING, applied(own, {GROWTH: 0.06}), device="cpu").labels[-1]
+    made = calibrate([(0, head()), (20.0, later)], SPACING, own)
+    (folder / "twin.json").write_text(made.to_json())
+    saved(folder / "day20.nii.gz", later)
+    return made
+
+
+def test_with_a_twin_the_plans_share_its_draws(compared, patient, twin, capsys):
+    folder, _ = compared
+    here("compare", patient, "--twin", folder / "twin.json", "--members", 8, "--plans", folder / "none.json", folder / "stupp.json", "--out", folder / "own")
+    said = capsys.readouterr().out
+    assert "8 draws of the parameters, the same for every plan" in said and "no twin was given" not in said
+    record = json.loads((folder / "own" / "run.json").read_text())
+    assert record["members"] == 8 and any(name.endswith("twin.json") for name in record["inputs"])
+    treated = {(p["better"], p["worse"], p["measure"]): p for p in record["preferences"]}["stupp", "none", "cells"]
+    assert treated["probability"] > 0.5 and treated["low"] < treated["probability"] <= treated["high"]
+    for entry in record["plans"]:
+        last = entry["tumor_cells_ml"][-1]
+        assert last["low"] < last["median"] < last["high"]
+
+
+def test_a_twin_takes_the_plans_into_its_patient(twin):
+    plans = [plan(), dataclasses.replace(plan(Radiotherapy(3, 8, 2.0)), infiltration_mm=9.0)]
+    own = [of_patient(p, twin.plan) for p in plans]
+    assert {p.infiltration_mm for p in own} == {twin.plan.infiltration_mm}
+    assert own[1].treatments == plans[1].treatments and own[1].days == plans[1].days
+    assert own[1].anatomy.tissues[5] == twin.plan.anatomy.tissues[5] and own[1].anatomy.names == plans[1].anatomy.names
+    draws = paired_members(twin, own, 4)
+    assert all(set(d) > set(twin.names) for d in draws)          # alpha, which no visit has shown, from its prior
+    assert draws == paired_members(twin, own[::-1], 4)
+
+
+def test_plans_may_begin_at_a_later_visit_but_not_at_another_patients(compared, patient, twin, tmp_path, capsys):
+    folder, _ = compared
+    here("compare", folder / "day20.nii.gz", "--twin", folder / "twin.json", "--members", 2, "--plans", folder / "none.json", "--out", tmp_path / "later")
+    capsys.readouterr()
+    here("compare", folder / "later.nii.gz", "--twin", folder / "twin.json", "--plans", folder / "none.json", "--out", tmp_path / "out", code=2)
+    assert "another patient" in capsys.readouterr().err and not (tmp_path / "out").exists()
