@@ -74,8 +74,8 @@ class Job:
 def split(dataset: Dataset, job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(train, validation, test) of a job: the fold's, with as many of its training cases as the job may see.
 
-    Of n cases one in eight, at least one, validates; the same cases for every method, and those of a small n are among
-    those of a larger one.
+    Of n cases one in eight, at least one and all of its patient, validates; the same cases for every method, and those of a
+    small n are among those of a larger one.
     """
     train, validation, test = dataset.folds(job.folds, job.seed)[job.fold]
     if job.train_cases is None:
@@ -85,9 +85,15 @@ def split(dataset: Dataset, job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarra
             f"{job.train_cases} training cases were asked for; give 2 to {len(train) + len(validation)}, what a fold of "
             f"{len(dataset)} cases has"
         )
-    order = np.random.default_rng((job.seed, job.fold)).permutation(np.concatenate((train, validation)))[:job.train_cases]
-    held = max(1, round(job.train_cases / 8))
-    return np.sort(order[held:]), np.sort(order[:held]), test
+    rest = np.sort(np.concatenate((train, validation)))
+    owner = np.array([dataset.cases[int(i)].patient for i in rest])
+    patients = np.random.default_rng((job.seed, job.fold)).permutation(np.unique(owner))
+    chosen = np.concatenate([rest[owner == patient] for patient in patients])[:job.train_cases]
+    held = {dataset.cases[int(i)].patient for i in chosen[:max(1, round(job.train_cases / 8))]}
+    aside = np.array([dataset.cases[int(i)].patient in held for i in chosen])
+    if aside.all():
+        raise BenchmarkError(f"{job.train_cases} training cases are of one patient, who cannot be trained on and validate too; ask for more")
+    return np.sort(chosen[~aside]), np.sort(chosen[aside]), test
 
 
 def thinned(dataset: Dataset, kept_visits: float, seed: int) -> Dataset:

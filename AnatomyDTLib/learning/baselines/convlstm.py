@@ -27,7 +27,7 @@ class ConvLSTM(nn.Module):
     """Encodes the first state, steps the cell `parts` times per interval at 1/2^levels of the size, decodes at each visit.
 
     At each step the cell sees the encoded first state and what lies in that part of the interval, days included.
-    p(t) = softmax(logits(p(0)) + head(decode(encoded state + h(t))))
+    p(t) = softmax(logits(p(0)) + head(decode(encoded state + out(h(t)))))
     axes, classes, images, width, levels: as of `UNet`; kernel: of the cell, voxels
     """
 
@@ -38,6 +38,7 @@ class ConvLSTM(nn.Module):
         self.parts = parts
         self.pyramid = Pyramid(axes, 2 * classes + images, width, levels)
         self.cell = Cell(axes, self.pyramid.depth + GIVEN, self.pyramid.depth, kernel)
+        self.out = convolution(axes)(self.pyramid.depth, self.pyramid.depth, 1)
         self.head = Head(axes, width, CONDITIONS, classes)
 
     def forward(self, batch) -> torch.Tensor:
@@ -50,6 +51,7 @@ class ConvLSTM(nn.Module):
         for visit in range(1, batch.states.shape[1]):
             for given in courses(batch, visit - 1, visit, self.parts).unbind(1):
                 h, c = self.cell(torch.cat((deep, everywhere(given, deep)), 1), h, c)
-            decoded = self.pyramid.decode(features, deep + h)
-            predicted.append(torch.softmax(start + self.head(decoded, condition_of(batch, 0, visit)), 1))
+            condition = condition_of(batch, 0, visit)
+            decoded = self.pyramid.decode(features, deep + self.out(h), condition)
+            predicted.append(torch.softmax(start + self.head(decoded, condition), 1))
         return torch.stack(predicted, 1)

@@ -151,7 +151,8 @@ class Pyramid(nn.Module):
         self.down = nn.ModuleList(
             Residual(axes, before, after, 1 if i == 0 else 2) for i, (before, after) in enumerate(zip([inputs, *widths], widths))
         )
-        self.up = nn.ModuleList(Residual(axes, deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1]))
+        self.norm = nn.GroupNorm(4, self.depth)
+        self.up = nn.ModuleList(Residual(axes, deep + skip + CONDITIONS, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1]))
         self.mode = ("bilinear", "trilinear")[axes - 2]
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -160,11 +161,15 @@ class Pyramid(nn.Module):
         for unit in self.down:
             x = unit(x)
             features.append(x)
+        features[-1] = self.norm(x)      # what is moved in time starts at a known size
         return features
 
-    def decode(self, features: list[torch.Tensor], deep: torch.Tensor) -> torch.Tensor:
-        """Features (B, width, *S) from those of `encode`, the deepest of which a model has moved in time to `deep`."""
+    def decode(self, features: list[torch.Tensor], deep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Features (B, width, *S) from those of `encode`, the deepest of which a model has moved in time to `deep`.
+
+        condition: (B, CONDITIONS), what lies between the first visit and this one
+        """
         for unit, skip in zip(self.up, features[-2::-1]):
             deep = F.interpolate(deep, size=skip.shape[2:], mode=self.mode, align_corners=False)
-            deep = unit(torch.cat((deep, skip), 1))
+            deep = unit(torch.cat((deep, skip, everywhere(condition, skip)), 1))
         return deep

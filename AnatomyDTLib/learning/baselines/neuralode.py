@@ -56,6 +56,7 @@ class NeuralODE(nn.Module):
                 rate = given[:, 1:] / given[:, :1].clamp(min=SHORTEST)
                 length = everywhere(given[:, :1], z)
                 z = odeint(lambda _, state: length * self.velocity(state, rate), z, edges, method="rk4")[-1]
-            decoded = self.pyramid.decode(features, z)
-            predicted.append(torch.softmax(start + self.head(decoded, condition_of(batch, 0, visit)), 1))
+            condition = condition_of(batch, 0, visit)
+            decoded = self.pyramid.decode(features, z, condition)
+            predicted.append(torch.softmax(start + self.head(decoded, condition), 1))
         return torch.stack(predicted, 1)
