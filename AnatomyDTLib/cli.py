@@ -83,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.set_defaults(run=_compare)
 
+    verb = verbs.add_parser("calibrate", help="fit a patient's parameters to visits", description="Fit the plan's parameters to a patient's visits, or update a stored twin.")
+    verb.add_argument("baseline", metavar="BASELINE", help="segmentation of day 0")
+    verb.add_argument("followups", metavar="FOLLOWUP@DAY", nargs="+", help="later segmentations with their days after the baseline, in order")
+    verb.add_argument("--plan", metavar="PLAN.json", help="tissues, and the treatments given between the visits")
+    verb.add_argument("--out", metavar="TWIN.json", required=True, help="where to write the twin")
+    verb.add_argument("--update", metavar="TWIN.json", help="a twin of the same baseline: the follow-ups are new to it, its fit is the prior")
+    verb.add_argument("--parameters", nargs="+", metavar="NAME", help="what to fit (default: diffusivity, growth, and the sensitivities to the plan's treatments)")
+    verb.add_argument("--bounds", nargs="+", metavar="NAME=LOW:HIGH", help="bounds of parameters, in their units")
+    verb.add_argument("--probability", nargs="+", metavar="FILE@DAY", help="probability maps of the tumor, fitted in place of that day's labels")
+    verb.add_argument("--cellularity", nargs="+", metavar="FILE@DAY", help="maps of the tumor's density, 0 to 1, fitted in place of that day's labels")
+    verb.add_argument("--resample", action="store_true", help="bring follow-ups of another geometry onto the baseline's voxels")
+    verb.add_argument("--starts", type=int, default=3, metavar="N", help="starting points of the search (default: 3)")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the starting points (default: 0)")
+    labels(verb)
+    verb.set_defaults(run=_calibrate)
+
     verb = verbs.add_parser("benchmark", help="compare the learned twin with other methods", description="Train and score every method on the same cases, folds and budget.")
     verb.add_argument("dataset", metavar="DATASET", help="voronoi, vessel, brains, or a folder of cases")
     verb.add_argument("--out", metavar="DIR", required=True, help="folder for tables and figures, and for what the same command goes on from")
@@ -218,6 +234,22 @@ def _plan(arguments) -> None:
 
         volumes.write_bytes(arguments.out, plan.to_json().encode())
         print(f"wrote {arguments.out}")
+
+
+def _calibrate(arguments) -> None:
+    from . import calibration_cli
+
+    progress = _Progress()
+    try:
+        lines, warnings = calibration_cli.run(arguments, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print("stopped; the same command goes on from the last iteration", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        progress.close()
+    _say_warnings(warnings)
+    print("\n".join(lines))
 
 
 def _benchmark(arguments) -> None:
