@@ -14,14 +14,15 @@ from .plan import Plan, PlanError
 
 # What makes two plans differ in the patient and not in the treatment.
 _BIOLOGY = (
-    "diffusivity_mm2_per_day", "growth_per_day", "carrying_capacity", "visibility", "alpha_per_gy", "beta_per_gy2", "gives_way", "dies_to",
+    "diffusivity_mm2_per_day", "growth_per_day", "carrying_capacity", "visibility", "alpha_per_gy", "beta_per_gy2",
+    "gives_way", "dies_to",
 )
 _STATE = ("infiltration_mm", "interface_mm", "mass_effect")
 MEMBERS = 20
 MOST_MEMBERS = 1000
 NO_TWIN = (
-    "no twin was given: the plans' own parameters are used, which are values of a population and not this patient's, and no uncertainty is "
-    "shown (fit a twin with `anatomydt calibrate`)"
+    "no twin was given: the plans' own parameters are used, which are values of a population and not this patient's, "
+    "and no uncertainty is shown (fit a twin with `anatomydt calibrate`)"
 )
 
 
@@ -61,8 +62,10 @@ def run(arguments, progress):
         from .calibration.compare import Candidate, paired_members
 
         tissues = {n.casefold() for plan in plans.values() for n in plan.anatomy.names}
-        regions = tuple(n.casefold() for plan in plans.values() for n in plan.map_names() if n.casefold() not in tissues)
-        labelled = read_labelled(arguments.segmentation, arguments.labels, arguments.anatomy, arguments.anatomy_labels, regions)
+        named = [n.casefold() for plan in plans.values() for n in plan.map_names()]
+        labelled = read_labelled(
+            arguments.segmentation, arguments.labels, arguments.anatomy, arguments.anatomy_labels,
+            tuple(n for n in named if n not in tissues))
         candidates, files = [], []
         twin = None
         if arguments.twin is not None:
@@ -78,17 +81,21 @@ def run(arguments, progress):
             recurrence, more = _recurrence(arguments, labelled)
             warnings += more
             files.append(Path(arguments.recurrence))
-            if arguments.recurrence_day is not None and arguments.recurrence_day not in {d for p in plans.values() for d in p.days}:
-                raise PlanError(f"no plan reports day {arguments.recurrence_day:g}, on which the recurrence was seen; add it to the days of one")
+            day = arguments.recurrence_day
+            if day is not None and not any(day in p.days for p in plans.values()):
+                raise PlanError(f"no plan reports day {day:g}, when the recurrence was seen; add it to the days of one")
         if twin is None:
             members = None
             notes.append(NO_TWIN)
             warnings += _differences(plans)
         else:
             members = paired_members(twin, list(plans.values()), arguments.members or MEMBERS, arguments.seed or 0)
-            notes.append(f"the patient's parameters are those of {Path(arguments.twin).name} in every plan; the plans give treatments and days")
+            notes.append(
+                f"the patient's parameters are those of {Path(arguments.twin).name} in every plan; "
+                "the plans give treatments and days")
         comparison = engine.compare(
-            candidates, labelled.volume.spacing_mm, members=members, rule=_rule(arguments), device=arguments.device, progress=progress)
+            candidates, labelled.volume.spacing_mm, members=members, rule=_rule(arguments), device=arguments.device,
+            progress=progress)
         margins = []
         if recurrence is not None:
             margins = _margins(arguments, comparison, candidates, recurrence)
@@ -104,7 +111,8 @@ def run(arguments, progress):
             "notes": notes, "warnings": warnings,
             "files": sorted([p.name for p in staging.iterdir()] + ["run.json"]),
         }
-        volumes.write_bytes(staging / "run.json", (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        volumes.write_bytes(staging / "run.json", text.encode())
     return comparison_report.markdown(comparison, margins, notes), warnings, record["files"]
 
 
@@ -114,11 +122,12 @@ def _plans(paths) -> dict[str, Plan]:
     for path in paths:
         name = Path(path).name.removesuffix(".json")
         if _file_name(name).casefold() in {_file_name(n).casefold() for n in plans}:
-            raise PlanError(f"two plans are named '{name}'; rename one of the files, their names tell the plans apart in the results")
+            raise PlanError(f"two plans are named '{name}'; rename one of the files, their names tell plans apart")
         try:
             plans[name] = Plan.from_json(text_of(path, "the plan"))
         except PlanError as error:
-            raise PlanError(f"{Path(path).name}: {error}" if Path(path).name not in str(error) else str(error)) from None
+            said = str(error)
+            raise PlanError(said if Path(path).name in said else f"{Path(path).name}: {said}") from None
     return plans
 
 
@@ -153,7 +162,7 @@ def _rule(arguments):
 
 
 def _differences(plans) -> list[str]:
-    """Sentences on plans that differ in the patient's parameters: then it is not only the treatments that are compared."""
+    """Sentences on plans that differ in the patient's parameters: then not only treatments are compared."""
     (first_name, first), *others = plans.items()
     own = {t.name.casefold(): t for t in first.anatomy.tissues}
     sentences = []
@@ -162,8 +171,10 @@ def _differences(plans) -> list[str]:
                  for what in _BIOLOGY if getattr(t, what) != getattr(own[t.name.casefold()], what)]
         found += [what for what in _STATE if getattr(plan, what) != getattr(first, what)]
         if found:
-            sentences.append(f"plans '{first_name}' and '{name}' differ in {', '.join(found[:4])}{' and more' if len(found) > 4 else ''}: "
-                             "their outcomes differ by that too, not by the treatment alone")
+            more = " and more" if len(found) > 4 else ""
+            sentences.append(
+                f"plans '{first_name}' and '{name}' differ in {', '.join(found[:4])}{more}: "
+                "their outcomes differ by that too, not by the treatment alone")
     return sentences
 
 
@@ -188,9 +199,11 @@ def _margins(arguments, comparison, candidates, recurrence):
         day = outcome.reported[-1] if arguments.recurrence_day is None else arguments.recurrence_day
         density = outcome.probability[outcome.reported.index(day)]
         try:
-            found.append((outcome.name, compare_margins(candidate.labels, density, recurrence, outcome.plan.anatomy, comparison.spacing_mm, margin)))
+            targets = compare_margins(
+                candidate.labels, density, recurrence, outcome.plan.anatomy, comparison.spacing_mm, margin)
         except MarginError as error:
             raise PlanError(str(error)) from None
+        found.append((outcome.name, targets))
     return found
 
 
@@ -200,12 +213,14 @@ def _write(staging: Path, comparison, candidate, geometry, margins, notes, warni
     from . import comparison_report, volumes
 
     volumes.write_bytes(staging / "volumes.csv", comparison_report.volumes_csv(comparison).encode())
-    volumes.write_bytes(staging / "comparison.md", comparison_report.markdown(comparison, margins, notes, warnings).encode())
+    words = comparison_report.markdown(comparison, margins, notes, warnings)
+    volumes.write_bytes(staging / "comparison.md", words.encode())
     volumes.write_bytes(staging / "comparison.png", comparison_report.figure(comparison, candidate.labels, geometry))
     first = comparison.outcomes[0]
     for outcome in comparison.outcomes:
         for day, values in zip(outcome.reported, outcome.probability):
-            volumes.write_nrrd(staging / f"probability_{_file_name(outcome.name)}_{day_name(day)}.nrrd", values, geometry)
+            name = f"probability_{_file_name(outcome.name)}_{day_name(day)}.nrrd"
+            volumes.write_nrrd(staging / name, values, geometry)
             if outcome is not first:
                 name = f"difference_{_file_name(outcome.name)}_less_{_file_name(first.name)}_{day_name(day)}.nrrd"
                 volumes.write_nrrd(staging / name, comparison.difference(outcome.name, first.name, day), geometry)

@@ -1,4 +1,4 @@
-"""Tables and one figure of a comparison of plans: volumes.csv, comparison.md, comparison.png, and what run.json holds."""
+"""Tables and a figure of a comparison of plans: volumes.csv, comparison.md, comparison.png, and what run.json holds."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import math
 import numpy as np
 
 from .calibration.compare import BAND
+from .learning.evaluation import aligned
 from .report import oriented, small_png, treatment_words
 
 _INK, _PALE = "#23272e", "#9aa1ab"
 # Colours that keep apart for the colour-blind (Wong 2011, Nat Methods 8:441); a plan's line style tells the rest.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MEASURES = {
-    "progression": "later progression", "volume": "less tumor drawn on the last day", "cells": "fewer tumor cells on the last day",
+    "progression": "later progression",
+    "volume": "less tumor drawn on the last day",
+    "cells": "fewer tumor cells on the last day",
 }
 
 
 def volumes_csv(comparison) -> str:
-    """One row per plan and day: median and band over the members of the tumor and of its cells, mL; part that has progressed."""
+    """One row per plan and day: median and band of the tumor and of its cells over the members, mL; part progressed."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     quantiles = ("median", f"{BAND[0]:.0%}", f"{BAND[1]:.0%}")
@@ -51,31 +54,34 @@ def record(comparison, margins=()) -> dict:
             "name": outcome.name,
             "treatment": treatment_words(outcome.plan),
             "days": [float(d) for d in outcome.days],
-            "tumor_ml": [dict(zip(("median", "low", "high"), map(_rounded, banded(v)))) for v in outcome.tumor_ml.T],
-            "tumor_cells_ml": [dict(zip(("median", "low", "high"), map(_rounded, banded(v)))) for v in outcome.cells_ml.T],
+            "tumor_ml": [_band(v) for v in outcome.tumor_ml.T],
+            "tumor_cells_ml": [_band(v) for v in outcome.cells_ml.T],
             "progression": {
                 "progressed": _rounded(outcome.progressed.mean()),
-                **{name: _day(outcome.progression_quantile(q)) for name, q in (("median_day", 0.5), ("low_day", BAND[0]), ("high_day", BAND[1]))},
+                "median_day": _day(outcome.progression_quantile(0.5)),
+                "low_day": _day(outcome.progression_quantile(BAND[0])),
+                "high_day": _day(outcome.progression_quantile(BAND[1])),
                 "by_new_focus": sum(why == "focus" for why in outcome.progressed_by),
                 "days": [_rounded(d) if p else None for d, p in zip(outcome.progression_day, outcome.progressed)],
             },
             "doses": [
-                {"tissue": d.tissue, "volume_ml": _rounded(d.volume_ml), "mean_gy": _rounded(d.mean_gy), "d95_gy": _rounded(d.d95_gy),
-                 "d2_gy": _rounded(d.d2_gy)} for d in outcome.doses
+                {"tissue": d.tissue, "volume_ml": _rounded(d.volume_ml), "mean_gy": _rounded(d.mean_gy),
+                 "d95_gy": _rounded(d.d95_gy), "d2_gy": _rounded(d.d2_gy)} for d in outcome.doses
             ],
         })
+    rule = comparison.rule
     return {
         "members": comparison.members, "horizon_day": float(comparison.outcomes[0].days[-1]), "band": list(BAND),
-        "rule": {"volume_factor": comparison.rule.volume_factor, "measurable_ml": _rounded(comparison.rule.measurable_ml)},
+        "rule": {"volume_factor": rule.volume_factor, "measurable_ml": _rounded(rule.measurable_ml)},
         "plans": plans,
         "preferences": [
-            {"better": p.better, "worse": p.worse, "measure": p.measure, "probability": _rounded(p.probability), "wins": p.wins, "ties": p.ties,
-             "low": None if math.isnan(p.low) else _rounded(p.low), "high": None if math.isnan(p.high) else _rounded(p.high)}
+            {"better": p.better, "worse": p.worse, "measure": p.measure, "wins": p.wins, "ties": p.ties,
+             "probability": _rounded(p.probability), "low": _told(p.low), "high": _told(p.high)}
             for p in comparison.preferences
         ],
         "margins": [
             {"plan": plan, "target": c.name, "volume_ml": _rounded(c.volume_ml), "covered": _rounded(c.covered),
-             "covered_new": None if math.isnan(c.covered_new) else _rounded(c.covered_new), "filled_ml": _rounded(c.filled_ml)}
+             "covered_new": _told(c.covered_new), "filled_ml": _rounded(c.filled_ml)}
             for plan, found in margins for c in found
         ],
     }
@@ -83,6 +89,14 @@ def record(comparison, margins=()) -> dict:
 
 def _rounded(value) -> float:
     return round(float(value), 5)
+
+
+def _told(value: float):
+    return None if math.isnan(value) else _rounded(value)
+
+
+def _band(values) -> dict:
+    return dict(zip(("median", "low", "high"), map(_rounded, banded(values))))
 
 
 def _day(day: float):
@@ -94,49 +108,66 @@ def markdown(comparison, margins=(), notes=(), warnings=()) -> str:
 
     margins: (plan's name, [Coverage, Coverage]) pairs
     """
-    from .learning.evaluation import aligned
-
-    several, horizon = comparison.members > 1, float(comparison.outcomes[0].days[-1])
-    lines = ["# Plans compared", ""]
-    lines += [f"{len(comparison.outcomes)} plan{'s' if len(comparison.outcomes) > 1 else ''}, "
-              + (f"{comparison.members} draws of the parameters, the same for every plan" if several else "one set of parameters: no uncertainty is shown")
-              + f", to day {horizon:g}.", ""]
-    lines += [f"* {note}" for note in (*notes, *warnings)]
-    lines += [""] * bool(notes or warnings)
-    band = f" ({BAND[0]:.0%} to {BAND[1]:.0%})".replace("%", " %") if several else ""
-    rows = [("plan", f"tumor day {horizon:g}, mL{band}", f"tumor cells, mL{band}", f"progression, day{band}", "progressed", "treatment")]
-    for o in comparison.outcomes:
-        median, low, high = (o.progression_quantile(q) for q in (0.5, *BAND))
-        shown = _when(median, horizon) + (f" ({_when(low, horizon)} to {_when(high, horizon)})" if several else "")
-        rows.append((o.name, _amount(o.tumor_ml[:, -1], several), _amount(o.cells_ml[:, -1], several), shown,
-                     f"{o.progressed.mean():.0%}".replace("%", " %"), treatment_words(o.plan)))
-    lines += [aligned(rows)]
-    rule = comparison.rule
-    lines += [f"Progression: the drawn tumor holds {rule.volume_factor:g} times its smallest volume since baseline and at least {rule.measurable_ml:.2g} mL, or a new "
-              f"focus of {rule.measurable_ml:.2g} mL that does not touch the tumor at baseline. \"> {horizon:g}\": not by then.", ""]
+    lines = ["# Plans compared", "", _headline(comparison), ""]
+    lines += [f"* {note}" for note in (*notes, *warnings)] + [""] * bool(notes or warnings)
+    lines += _plans_table(comparison)
     if len(comparison.outcomes) > 1:
-        lines += ["## How often one plan beats another", ""]
-        head = ("better", "than", *(f"P({words})" for words in _MEASURES.values()))
-        rows = [head]
-        for p in comparison.preferences[:: len(_MEASURES)]:
-            found = {q.measure: q for q in comparison.preferences if (q.better, q.worse) == (p.better, p.worse)}
-            rows.append((p.better, p.worse, *(_probability(found[m]) for m in _MEASURES)))
-        lines += [aligned(rows)]
-        lines += ["Of the paired draws; a tie counts half. " + ("In brackets the 95 % interval by the number of draws (Wilson); that the model may be wrong is not in it."
-                  if several else "With one set of parameters this says only which is ahead, not how surely."), ""]
-    doses = [(o.name, d) for o in comparison.outcomes for d in o.doses if d.d2_gy > 0 or d.mean_gy > 0]
+        lines += _preferences_table(comparison)
+    doses = [(o.name, d) for o in comparison.outcomes for d in o.doses if d.mean_gy > 0]
     if doses:
-        lines += ["## Dose to the tissues, as they lie at baseline", ""]
-        lines += [aligned([("plan", "tissue", "mL", "mean Gy", "D95 Gy", "D2 Gy")] + [
-            (name, d.tissue, f"{d.volume_ml:.1f}", f"{d.mean_gy:.1f}", f"{d.d95_gy:.1f}", f"{d.d2_gy:.1f}") for name, d in doses])]
+        rows = [("plan", "tissue", "mL", "mean Gy", "D95 Gy", "D2 Gy")]
+        for name, d in doses:
+            rows.append((name, d.tissue, *(f"{v:.1f}" for v in (d.volume_ml, d.mean_gy, d.d95_gy, d.d2_gy))))
+        lines += ["## Dose to the tissues, as they lie at baseline", "", aligned(rows)]
         lines += ["Physical dose of all fractions. D95, D2: the dose that at least 95 % or 2 % of the volume gets.", ""]
     if margins:
-        lines += ["## Margins: coverage of the observed recurrence", ""]
-        lines += [aligned([("forecast under plan", "target", "mL", "covered", "of what is new", "undecided mL")] + [
-            (plan, c.name, f"{c.volume_ml:.1f}", _percent(c.covered), _percent(c.covered_new), f"{c.filled_ml:.1f}") for plan, found in margins for c in found])]
-        lines += ["Both targets have one volume. \"Undecided\": voxels where the forecast has no tumor at all, taken by distance. Of the recurrence, \"new\" "
-                  "is what lies outside the tumor at baseline (metric of PREDICT-GBM).", ""]
+        rows = [("forecast under plan", "target", "mL", "covered", "of what is new", "undecided mL")]
+        for plan, found in margins:
+            for c in found:
+                shares = (_percent(c.covered), _percent(c.covered_new))
+                rows.append((plan, c.name, f"{c.volume_ml:.1f}", *shares, f"{c.filled_ml:.1f}"))
+        lines += ["## Margins: coverage of the observed recurrence", "", aligned(rows)]
+        lines += ["Both targets have one volume. \"Undecided\": voxels where the forecast has no tumor, taken by "
+                  "distance. \"New\" is what lies outside the tumor at baseline (metric of PREDICT-GBM).", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _headline(comparison) -> str:
+    count, horizon = len(comparison.outcomes), float(comparison.outcomes[0].days[-1])
+    members = "one set of parameters: no uncertainty is shown"
+    if comparison.members > 1:
+        members = f"{comparison.members} draws of the parameters, the same for every plan"
+    return f"{count} plan{'s' if count > 1 else ''}, {members}, to day {horizon:g}."
+
+
+def _plans_table(comparison) -> list[str]:
+    several, horizon, rule = comparison.members > 1, float(comparison.outcomes[0].days[-1]), comparison.rule
+    band = f" ({100 * BAND[0]:g} to {100 * BAND[1]:g} %)" if several else ""
+    head = (f"tumor day {horizon:g}, mL{band}", f"tumor cells, mL{band}", f"progression, day{band}")
+    rows = [("plan", *head, "progressed", "treatment")]
+    for o in comparison.outcomes:
+        median, low, high = (_when(o.progression_quantile(q), horizon) for q in (0.5, *BAND))
+        rows.append((
+            o.name, _amount(o.tumor_ml[:, -1], several), _amount(o.cells_ml[:, -1], several),
+            f"{median} ({low} to {high})" if several else median, f"{100 * o.progressed.mean():.0f} %",
+            treatment_words(o.plan)))
+    return [
+        aligned(rows),
+        f"Progression: the drawn tumor holds {rule.volume_factor:g} times its smallest volume since baseline and at "
+        f"least {rule.measurable_ml:.2g} mL, or a new focus of that size does not touch the tumor at baseline. "
+        f"\"> {horizon:g}\": not by then.", ""]
+
+
+def _preferences_table(comparison) -> list[str]:
+    rows = [("better", "than", *(f"P({words})" for words in _MEASURES.values()))]
+    for p in comparison.preferences[:: len(_MEASURES)]:
+        found = {q.measure: q for q in comparison.preferences if (q.better, q.worse) == (p.better, p.worse)}
+        rows.append((p.better, p.worse, *(_probability(found[m]) for m in _MEASURES)))
+    words = "With one set of parameters this says only which is ahead, not how surely."
+    if comparison.members > 1:
+        words = "In brackets the 95 % interval by the number of draws (Wilson); a model that is wrong is not in it."
+    words = f"Of the paired draws; a tie counts half. {words}"
+    return ["## How often one plan beats another", "", aligned(rows), words, ""]
 
 
 def _amount(values, several: bool) -> str:
@@ -157,7 +188,7 @@ def _percent(part: float) -> str:
 
 
 def figure(comparison, labels, geometry=None) -> bytes:
-    """A PNG: tumor volume with its band, part without progression, who beats whom, and the difference maps on the last day.
+    """A PNG: tumor volume with its band, part without progression, who beats whom, difference maps on the last day.
 
     labels: (*S) at baseline, indices into the first plan's tissues; the maps are cut where they differ most
     """
@@ -167,8 +198,10 @@ def figure(comparison, labels, geometry=None) -> bytes:
 
     outcomes = comparison.outcomes
     several = len(outcomes) > 1
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.labelcolor": _INK,
-                                "axes.edgecolor": _PALE, "xtick.color": _INK, "ytick.color": _INK}):
+    with matplotlib.rc_context({
+        "font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.labelcolor": _INK,
+        "axes.edgecolor": _PALE, "xtick.color": _INK, "ytick.color": _INK,
+    }):
         paper = Figure(figsize=(11.5, 7.4 if several else 3.9), facecolor="white", layout="constrained")
         FigureCanvasAgg(paper)
         grid = paper.add_gridspec(2 if several else 1, 1, height_ratios=(1, 1) if several else None)
@@ -184,7 +217,8 @@ def figure(comparison, labels, geometry=None) -> bytes:
 
 
 def _style(index: int) -> dict:
-    return {"color": _COLORS[index % len(_COLORS)], "linestyle": ("-", "--", ":", "-.")[index // len(_COLORS) % 4], "linewidth": 1.8}
+    line = ("-", "--", ":", "-.")[index // len(_COLORS) % 4]
+    return {"color": _COLORS[index % len(_COLORS)], "linestyle": line, "linewidth": 1.8}
 
 
 def _volumes(axes, outcomes) -> None:
@@ -193,8 +227,8 @@ def _volumes(axes, outcomes) -> None:
         axes.plot(o.days, median, label=_short(o.name), **_style(i))
         if len(o.tumor_ml) > 1:
             axes.fill_between(o.days, low, high, color=_style(i)["color"], alpha=0.18, linewidth=0)
-    words = f"Tumor volume (mL), median and {BAND[0]:.0%} to {BAND[1]:.0%}".replace("%", " %") if len(outcomes[0].tumor_ml) > 1 else "Tumor volume (mL)"
-    axes.set_title(words, fontsize=10, loc="left")
+    band = f", median and {100 * BAND[0]:g} to {100 * BAND[1]:g} %" if len(outcomes[0].tumor_ml) > 1 else ""
+    axes.set_title(f"Tumor volume (mL){band}", fontsize=10, loc="left")
     axes.set_ylim(bottom=0)
     _days_axis(axes, outcomes[0].days[-1])
     axes.legend(frameon=False, fontsize=8)
@@ -204,8 +238,11 @@ def _progression(axes, outcomes) -> None:
     for i, o in enumerate(outcomes):
         at = np.sort(o.progression_day[o.progressed])
         free = 1.0 - np.arange(1, at.size + 1) / len(o.progression_day)
-        axes.step(np.concatenate(([0.0], at, [o.days[-1]])), np.concatenate(([1.0], free, free[-1:] if at.size else [1.0])), where="post", **_style(i))
-    axes.set_title("Part of the draws without progression" if len(outcomes[0].progression_day) > 1 else "Without progression", fontsize=10, loc="left")
+        days, left = np.array([0.0, *at, o.days[-1]]), np.array([1.0, *free, *(free[-1:] if at.size else [1.0])])
+        axes.step(days, left, where="post", **_style(i))
+    several = len(outcomes[0].progression_day) > 1
+    words = "Part of the draws without progression" if several else "Without progression"
+    axes.set_title(words, fontsize=10, loc="left")
     axes.set_ylim(-0.02, 1.04)
     _days_axis(axes, outcomes[0].days[-1])
 
@@ -250,14 +287,16 @@ def _maps(paper, place, comparison, labels, geometry) -> None:
     tumor, _ = oriented(np.isin(labels, anatomy.tumors)[None].astype(np.float32), comparison.spacing_mm, geometry)
     level = int(np.abs(maps).sum(axis=(0, 2, 3)).argmax())
     inside = np.nonzero(brain[0].any(axis=0))
-    cut = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) for i in inside) if inside[0].size else (slice(None), slice(None))
+    cut = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) if i.size else slice(None) for i in inside)
     slots = place.subgridspec(1, len(others))
     panels = []
     for i, (o, map_) in enumerate(zip(others, maps)):
         axes = paper.add_subplot(slots[i])
         panels.append(axes)
-        axes.imshow(brain[0, level][cut], cmap=ListedColormap(["#ffffff", "#eceef1"]), vmin=0, vmax=1, aspect=spacing[1] / spacing[2])
-        shown = axes.imshow(np.ma.masked_inside(map_[level][cut], -0.01, 0.01), cmap="RdBu_r", vmin=-1, vmax=1, aspect=spacing[1] / spacing[2])
+        aspect = spacing[1] / spacing[2]
+        axes.imshow(brain[0, level][cut], cmap=ListedColormap(["#ffffff", "#eceef1"]), vmin=0, vmax=1, aspect=aspect)
+        visible = np.ma.masked_inside(map_[level][cut], -0.01, 0.01)
+        shown = axes.imshow(visible, cmap="RdBu_r", vmin=-1, vmax=1, aspect=aspect)
         if (tumor[0, level][cut] > 0.5).any() and min(tumor[0, level][cut].shape) > 1:
             axes.contour(tumor[0, level][cut], levels=[0.5], colors=[_INK], linewidths=0.9)
         axes.set_title(f"{_short(o.name)} less {_short(first.name)}", fontsize=9.5)

@@ -1,4 +1,4 @@
-"""The twin of a whole anatomy: growth at a rate per tissue that pushes the others aside, against exact volumes and radii."""
+"""The twin of a whole anatomy: growth per tissue that pushes others aside, against exact volumes and radii."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Comparing plans: progression, doses and preferences against values worked out by hand; the verb as a person runs it."""
+"""Comparing plans: progression, doses, preferences against values worked out by hand; the verb as a person runs it."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ def progressed(days, volumes_ml, focus=None, **rule):
 
 def test_a_volume_progresses_where_it_has_doubled_from_its_smallest():
     assert progressed((0, 10, 20), (4.0, 6.0, 10.0)) == (15.0, "volume")         # 8 mL, halfway from 6 to 10
-    assert progressed((0, 10, 20, 30), (4.0, 1.0, 1.5, 3.5)) == (22.5, "volume")  # 2 mL: from the nadir, not from baseline
+    assert progressed((0, 10, 20, 30), (4.0, 1.0, 1.5, 3.5)) == (22.5, "volume")  # 2 mL, from the nadir
     assert progressed((0, 10, 20), (4.0, 5.0, 6.0), volume_factor=1.5) == (20.0, "volume")
 
 
@@ -54,7 +54,8 @@ def test_a_new_focus_neither_overlaps_nor_touches_the_former_tumor():
     assert new_focus(np.array([[0, 0, 0, 1, 1, 0, 0, 0, 0]], bool), baseline) == 0      # beside it
     assert new_focus(np.array([[0, 1, 0, 0, 1, 0, 1, 1, 1]], bool), baseline) == 3      # the larger of two
     assert new_focus(np.zeros((1, 9), bool), baseline) == 0
-    assert new_focus(np.array([[0, 0, 0], [0, 1, 0]], bool), np.array([[1, 0, 0], [0, 0, 0]], bool)) == 0   # at a corner
+    at_a_corner = np.array([[0, 0, 0], [0, 1, 0]], bool)
+    assert new_focus(at_a_corner, np.array([[1, 0, 0], [0, 0, 0]], bool)) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"volume_factor": 1.0}, {"volume_factor": math.nan}, {"measurable_ml": 0.0}])
@@ -133,7 +134,8 @@ def test_every_plan_is_run_to_the_last_day_of_any_in_every_member(comparison):
         assert outcome.days[0] == 0 and outcome.days[-1] == 42 and outcome.reported == (21.0, 42.0)
         assert np.diff(outcome.days).max() <= 7.0 and outcome.tumor_ml.shape == (3, len(outcome.days))
         assert np.allclose(outcome.tumor_ml[:, 0], (head() == 5).sum() * 6.75 / 1000)
-        assert outcome.probability.shape == (2, *head().shape) and 0 <= outcome.probability.min() <= outcome.probability.max() <= 1
+        assert outcome.probability.shape == (2, *head().shape)
+        assert 0 <= outcome.probability.min() <= outcome.probability.max() <= 1
 
 
 def test_members_and_days_are_those_of_single_forecasts(comparison):
@@ -161,14 +163,16 @@ def test_treatment_wins_where_the_tumor_grows_and_the_difference_says_where(comp
     found = {(p.better, p.worse, p.measure): p for p in comparison.preferences}
     assert len(found) == 6
     fewer = found["treated", "none", "cells"]
-    assert (fewer.wins, fewer.ties, fewer.probability) == (3, 0, 1.0) and fewer.low == pytest.approx(wilson_interval(1.0, 3)[0])
+    assert (fewer.wins, fewer.ties, fewer.probability) == (3, 0, 1.0)
+    assert fewer.low == pytest.approx(wilson_interval(1.0, 3)[0])
     assert found["none", "treated", "cells"].probability == 0.0
     difference = comparison.difference("treated", "none", 42.0)
     assert difference.max() <= 1e-6 and difference.min() < -0.3
     assert np.array_equal(difference, -comparison.difference("none", "treated", 42.0))
     untreated = comparison.outcomes[0]
     assert untreated.progressed_by == ("", "", "volume") and untreated.progression_day[0] == 42.0
-    assert untreated.progression_quantile(0.2) == untreated.progression_day[2] < 42 and untreated.progression_quantile(0.5) == math.inf
+    assert untreated.progression_quantile(0.2) == untreated.progression_day[2] < 42
+    assert untreated.progression_quantile(0.5) == math.inf
 
 
 def test_a_plan_against_itself_is_a_tie():
@@ -201,14 +205,15 @@ def compared(patient, tmp_path_factory):
     later = head()
     later[4:7, 13:18, 9:14] = 5
     saved(folder / "later.nii.gz", later)
-    done = run("compare", patient, "--plans", folder / "none.json", folder / "stupp.json", "--out", folder / "out", "--device", "cpu",
-               "--recurrence", folder / "later.nii.gz", "--margin-mm", 4)
+    done = run("compare", patient, "--plans", folder / "none.json", folder / "stupp.json", "--out", folder / "out",
+               "--device", "cpu", "--recurrence", folder / "later.nii.gz", "--margin-mm", 4)
     return folder, done
 
 
 def test_everything_is_written_and_named(compared):
     folder, done = compared
-    names = {"volumes.csv", "comparison.md", "comparison.png", "run.json", "margin_uniform.nrrd", "margin_none.nrrd", "margin_stupp.nrrd"}
+    names = {"volumes.csv", "comparison.md", "comparison.png", "run.json"}
+    names |= {f"margin_{name}.nrrd" for name in ("uniform", "none", "stupp")}
     names |= {f"probability_{p}_{d}.nrrd" for p in ("none", "stupp") for d in ("0014", "0028")}
     names |= {f"difference_stupp_less_none_{d}.nrrd" for d in ("0014", "0028")}
     assert {p.name for p in (folder / "out").iterdir()} == names
@@ -227,8 +232,11 @@ def test_tables_record_and_maps_agree(compared):
     for entry in record["plans"]:
         total = [float(r["tumor, median (mL)"]) for r in rows if r["plan"] == entry["name"]]
         assert total == pytest.approx([v["median"] for v in entry["tumor_ml"]], abs=1e-4)
-    assert {d["tissue"]: d["mean_gy"] for d in record["plans"][1]["doses"]}["Tumor"] == 42.0      # day 28 is the 21st weekday
-    one, other, difference = (volumes.read(folder / "out" / f"{n}_0028.nrrd").array for n in ("probability_stupp", "probability_none", "difference_stupp_less_none"))
+    doses = {d["tissue"]: d["mean_gy"] for d in record["plans"][1]["doses"]}
+    assert doses["Tumor"] == 42.0      # day 28 is the 21st weekday
+    one, other, difference = (
+        volumes.read(folder / "out" / f"{name}_0028.nrrd").array
+        for name in ("probability_stupp", "probability_none", "difference_stupp_less_none"))
     assert np.allclose(one - other, difference, atol=1e-6)
     uniform, probable = (volumes.read(folder / "out" / f"margin_{n}.nrrd").array for n in ("uniform", "none"))
     assert uniform.sum() == probable.sum() > (head() == 5).sum()
@@ -300,7 +308,8 @@ def twin(compared):
 
 def test_with_a_twin_the_plans_share_its_draws(compared, patient, twin, capsys):
     folder, _ = compared
-    here("compare", patient, "--twin", folder / "twin.json", "--members", 8, "--plans", folder / "none.json", folder / "stupp.json", "--out", folder / "own")
+    here("compare", patient, "--twin", folder / "twin.json", "--members", 8, "--out", folder / "own",
+         "--plans", folder / "none.json", folder / "stupp.json")
     said = capsys.readouterr().out
     assert "8 draws of the parameters, the same for every plan" in said and "no twin was given" not in said
     record = json.loads((folder / "own" / "run.json").read_text())
@@ -325,7 +334,8 @@ def test_a_twin_takes_the_plans_into_its_patient(twin):
 
 def test_plans_may_begin_at_a_later_visit_but_not_at_another_patients(compared, patient, twin, tmp_path, capsys):
     folder, _ = compared
-    here("compare", folder / "day20.nii.gz", "--twin", folder / "twin.json", "--members", 2, "--plans", folder / "none.json", "--out", tmp_path / "later")
+    own = ("--twin", folder / "twin.json", "--members", 2, "--plans", folder / "none.json")
+    here("compare", folder / "day20.nii.gz", *own, "--out", tmp_path / "later")
     capsys.readouterr()
-    here("compare", folder / "later.nii.gz", "--twin", folder / "twin.json", "--plans", folder / "none.json", "--out", tmp_path / "out", code=2)
+    here("compare", folder / "later.nii.gz", *own, "--out", tmp_path / "out", code=2)
     assert "another patient" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -18,7 +18,8 @@ ANATOMY = Anatomy((
 
 def row(text):
     """A label map of one row: . white, T tumor, C cavity, E edema, # background."""
-    return np.array([[{".": WHITE, "T": TUMOR, "C": CAVITY, "E": EDEMA, "#": BACKGROUND, "~": CSF}[c] for c in text]], np.uint8)
+    values = {".": WHITE, "T": TUMOR, "C": CAVITY, "E": EDEMA, "#": BACKGROUND, "~": CSF}
+    return np.array([[values[c] for c in text]], np.uint8)
 
 
 def mask(text):
@@ -86,8 +87,8 @@ def test_the_margin_goes_around_cavity_and_tumor_and_not_around_edema():
     uniform, _ = compare_margins(labels, np.zeros((1, 12)), mask("....x......x"), ANATOMY, (1.0, 5.0), margin_mm=5.0)
     assert drawn(uniform.plan) == ".xxx....xx.."
     assert uniform.covered == 0.0
-    only_edema, _ = compare_margins(row("...E..."), np.zeros((1, 7)), mask("...x..."), ANATOMY, (1.0, 5.0), margin_mm=5.0)
-    assert drawn(only_edema.plan) == "..xxx.."
+    edema, _ = compare_margins(row("...E..."), np.zeros((1, 7)), mask("...x..."), ANATOMY, (1.0, 5.0), margin_mm=5.0)
+    assert drawn(edema.plan) == "..xxx.."
 
 
 def test_a_recurrence_outside_the_brain_is_missed_by_both():

@@ -1,6 +1,7 @@
-"""Fetal brains week by week: growth rates fitted on some weeks, the next ones forecast, beside persistence and extrapolation.
+"""Fetal brains week by week: growth rates fitted on some weeks, the next ones forecast, beside simpler forecasts.
 
-The atlas (Fidon et al. 2021, doi:10.5281/zenodo.5524312) is not part of the project; where it is absent the tests are skipped.
+The atlas (Fidon et al. 2021, doi:10.5281/zenodo.5524312) is not part of the project; where it is absent the tests are
+skipped.
 `python Testing/test_real_fetal.py [FOLDER]` prints the tables for the documentation.
 """
 
@@ -54,7 +55,7 @@ def lines(visits, spacing_mm, days):
 
 
 def scaled(labels, factor):
-    """The anatomy about its centroid, `factor` times as large in volume: what an extrapolated total volume alone can say."""
+    """The anatomy `factor` times as large in volume about its centroid: what an extrapolated total volume can say."""
     centre = np.array(ndimage.center_of_mass(labels > 0))
     zoom = factor ** (-1 / 3)
     return ndimage.affine_transform(labels, np.full(labels.ndim, zoom), centre * (1 - zoom), order=0)
@@ -72,7 +73,9 @@ def study(which, fitted, forecast, folder=FOLDER, prepare=lambda labels: labels,
     total = volumes_of(last, CLASSES, spacing_mm)[1:].sum()
     found = {}
     for w, twin, line in zip(forecast, grown, extrapolated):
-        found[w] = {"observed": prepare(week(w, which, folder)[0]), "persistence": last, "line, scaled": scaled(last, line[1:].sum() / total), "twin": twin}
+        observed = prepare(week(w, which, folder)[0])
+        larger = scaled(last, line[1:].sum() / total)
+        found[w] = {"observed": observed, "persistence": last, "line, scaled": larger, "twin": twin}
     return growth, spacing_mm, found, dict(zip(forecast, extrapolated))
 
 
@@ -80,7 +83,7 @@ METHODS = ("persistence", "line, scaled", "twin")
 
 
 def compared(study_, corrections):
-    """(mean DSC of persistence and of the twin in the first forecast week, tissues in which the twin is closer), coarse voxels."""
+    """(mean DSC of persistence, of the twin, tissues in which the twin is closer), next week, coarse voxels."""
     which, fitted, forecast = study_
     _, _, found, _ = study(which, fitted, forecast[:1], prepare=coarser, times=2, corrections=corrections)
     shown = found[forecast[0]]
@@ -105,24 +108,31 @@ def tables(folder):
     for which, fitted, forecast in STUDIES:
         growth, spacing_mm, found, extrapolated = study(which, fitted, forecast, folder)
         words = "not operated" if which == "noop" else "operated"
-        text.append(f"Fitted on weeks {fitted[0]} to {fitted[-1]} ({words}), % a week ± standard error: " + ", ".join(
-            f"{name} {700 * growth.rates_per_day[k]:.0f} ± {700 * growth.spreads[k]:.0f}" for k, name in NAMES.items()) + ".\n")
-        for w, shown in found.items():
-            scored = {m: {s.name: s for s in score(shown[m], shown["observed"], spacing_mm, NAMES)} for m in METHODS}
-            rows = [(f"week {w}", *(f"DSC {m}" for m in METHODS), *(f"HD95 {m}" for m in METHODS), "mL observed", "last", "line", "twin",
-                     "Betti observed", "last", "scaled", "twin")]
-            for k, name in NAMES.items():
-                of = [scored[m][name] for m in METHODS]
-                rows.append((name, *(f"{s.dice:.2f}" for s in of), *(f"{s.hd95_mm:.1f}" for s in of), f"{of[0].volume_observed_ml:.1f}",
-                             f"{of[0].volume_ml:.1f}", f"{extrapolated[w][k]:.1f}", f"{of[2].volume_ml:.1f}",
-                             *(" ".join(map(str, b)) for b in (of[0].betti_observed, *(s.betti for s in of)))))
-            means = [np.mean([scored[m][n].dice for n in NAMES.values()]) for m in METHODS]
-            distances = [np.mean([scored[m][n].hd95_mm for n in NAMES.values()]) for m in METHODS]
-            totals = [volumes_of(shown[m], CLASSES, spacing_mm)[1:].sum() for m in ("observed", "persistence", "twin")]
-            rows.append(("mean, sum", *(f"{v:.2f}" for v in means), *(f"{v:.1f}" for v in distances), f"{totals[0]:.1f}", f"{totals[1]:.1f}",
-                         f"{extrapolated[w][1:].sum():.1f}", f"{totals[2]:.1f}", "", "", "", ""))
-            text.append(aligned(rows))
+        weekly = {name: (700 * growth.rates_per_day[k], 700 * growth.spreads[k]) for k, name in NAMES.items()}
+        rates = ", ".join(f"{name} {rate:.0f} ± {error:.0f}" for name, (rate, error) in weekly.items())
+        text.append(f"Fitted on weeks {fitted[0]} to {fitted[-1]} ({words}), % a week ± standard error: {rates}.\n")
+        text += [table(w, shown, spacing_mm, extrapolated[w]) for w, shown in found.items()]
     return "\n".join(text)
+
+
+def table(number, shown, spacing_mm, line):
+    """One forecast week: DSC, HD95 in mm, volumes in mL and Betti numbers of every tissue."""
+    scored = {m: {s.name: s for s in score(shown[m], shown["observed"], spacing_mm, NAMES)} for m in METHODS}
+    head = [f"{what} {m}" for what in ("DSC", "HD95") for m in METHODS]
+    head += ["mL observed", "last", "line", "twin", "Betti observed", "last", "scaled", "twin"]
+    rows = [(f"week {number}", *head)]
+    for k, name in NAMES.items():
+        of = [scored[m][name] for m in METHODS]
+        millilitres = (of[0].volume_observed_ml, of[0].volume_ml, line[k], of[2].volume_ml)
+        betti = (of[0].betti_observed, *(s.betti for s in of))
+        numbers = (*(s.hd95_mm for s in of), *millilitres)
+        rows.append((name, *(f"{s.dice:.2f}" for s in of), *(f"{v:.1f}" for v in numbers), *(" ".join(map(str, b)) for b in betti)))
+    means = [np.mean([scored[m][n].dice for n in NAMES.values()]) for m in METHODS]
+    distances = [np.mean([scored[m][n].hd95_mm for n in NAMES.values()]) for m in METHODS]
+    totals = [volumes_of(shown[m], CLASSES, spacing_mm)[1:].sum() for m in ("observed", "persistence", "twin")]
+    totals.insert(2, line[1:].sum())
+    rows.append(("mean, sum", *(f"{v:.2f}" for v in means), *(f"{v:.1f}" for v in (*distances, *totals)), *[""] * 4))
+    return aligned(rows)
 
 
 def main():

@@ -37,13 +37,14 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the real patients a
 def patient(case, folder=FOLDER, every=1):
     """(first scan, second scan, spacing_mm), cut to the head, every n-th voxel in plane."""
     first, second, spacing_mm = visits(case, folder)
-    box = tuple(slice(max(0, int(i.min()) - MARGIN_VOXELS), int(i.max()) + MARGIN_VOXELS + 1) for i in np.nonzero(first > 0))
+    n = MARGIN_VOXELS
+    box = tuple(slice(max(0, int(i.min()) - n), int(i.max()) + n + 1) for i in np.nonzero(first > 0))
     thinned = (slice(None), slice(None, None, every), slice(None, None, every))
     return first[box][thinned], second[box][thinned], (spacing_mm[0], every * spacing_mm[1], every * spacing_mm[2])
 
 
 def calibrated(case, folder=FOLDER, every=1, names=None, starts=2):
-    """(x, covariance) of the parameters after the fit to both scans, and the parameters; priors and bounds as they come."""
+    """(x, covariance) of the parameters after the fit to both scans, and the parameters; cited priors and bounds."""
     first, second, spacing_mm = patient(case, folder, every)
     plan = plan_to(DAYS[case], LAW)
     parameters = chosen(plan, usual(plan) if names is None else names)
@@ -51,7 +52,8 @@ def calibrated(case, folder=FOLDER, every=1, names=None, starts=2):
     precision = np.diag([p.spread**-2 for p in parameters])
     seen = Visit(float(DAYS[case]), (second == TUMOR).astype(np.float32))
     visibility = plan.anatomy.tissues[TUMOR].visibility
-    found = fit(TumorModel(first, spacing_mm, plan), [seen], parameters, mean, precision, visibility, Settings(starts=starts))
+    model = TumorModel(first, spacing_mm, plan)
+    found = fit(model, [seen], parameters, mean, precision, visibility, Settings(starts=starts))
     return (found.x, found.covariance), parameters
 
 
@@ -105,9 +107,11 @@ def tables(folder, every_fit=2):
     fits, parameters = {}, ()
     for case in sorted(DAYS):
         fits[case], parameters = calibrated(case, folder, every_fit)
-    text = [aligned([("case", *(f"{p.name}, {p.unit} (1 standard deviation)" for p in parameters))] + [
-        (case, *(f"{p.value(x):.4f} ({p.value(x - s):.4f} to {p.value(x + s):.4f})" for p, x, s in zip(parameters, f[0], np.sqrt(np.diag(f[1])))))
-        for case, f in fits.items()])]
+    rows = [("case", *(f"{p.name}, {p.unit} (one standard deviation)" for p in parameters))]
+    for case, (x, covariance) in fits.items():
+        told = zip(parameters, x, np.sqrt(np.diag(covariance)))
+        rows.append((case, *(f"{p.value(v):.4f} ({p.value(v - s):.4f} to {p.value(v + s):.4f})" for p, v, s in told)))
+    text = [aligned(rows)]
     methods = ("persistence", *PRESETS, "left out, middle", "left out, ensemble")
     collected = {m: [] for m in methods}
     rows = [("case", "days", "observed mL", *(f"DSC {m}" for m in methods))]
@@ -127,8 +131,9 @@ def tables(folder, every_fit=2):
             collected[m].append(found[m])
         low, high = np.quantile(masks.reshape(len(masks), -1).sum(axis=1) * ml, (0.1, 0.9))
         rows.append((case, str(DAYS[case]), f"{observed.sum() * ml:.1f}", *(f"{found[m][0]:.2f}" for m in methods)))
-        volumes.append((case, f"{observed.sum() * ml:.1f}", *(f"{found[m][2]:.1f}" for m in methods[:-1]), f"{low:.1f} to {high:.1f}",
-                        "yes" if low <= observed.sum() * ml <= high else "no"))
+        inside = "yes" if low <= observed.sum() * ml <= high else "no"
+        shown = (f"{found[m][2]:.1f}" for m in methods[:-1])
+        volumes.append((case, f"{observed.sum() * ml:.1f}", *shown, f"{low:.1f} to {high:.1f}", inside))
         uniform, probable = compare_margins(first, density, observed, plan_to(DAYS[case], LAW).anatomy, spacing_mm)
         margins.append((case, f"{uniform.volume_ml:.0f}", *(f"{100 * v:.1f} %" for v in (
             uniform.covered, probable.covered, uniform.covered_new, probable.covered_new))))

@@ -3,10 +3,10 @@
     ∂ₜ p_k = g_k p_k − ∇·(p_k v),   v = −A ∇P,   Σ_k p_k = 1   ⇒   ∇·v = Σ_k g_k p_k
 
 Eq. 2 with linear growth in place of the logistic one (a brain that grows has no capacity within weeks) and with the
-pressure of `physics.pressure` as the cross-diffusion between all classes: what grows carries its neighbours along, and the
-surroundings (class 0) drain and give the room. In the exact model V_k(t) = V_k(0) exp(g_k t), so the rates are told by the
-volumes of the visits; where a tissue lies is told by the last visit and by what has pushed it since. What the model cannot
-say: a shape that changes other than by growth and pressure (folding, closing, an operation) and a rate that changes.
+pressure of `physics.pressure` as the cross-diffusion between all classes: what grows carries its neighbours along, and
+the surroundings (class 0) drain and give the room. In the exact model V_k(t) = V_k(0) exp(g_k t), so the rates are told
+by the volumes of the visits; where a tissue lies is told by the last visit and by what has pushed it since. What the
+model cannot say: a shape that changes other than by growth and pressure (folding, an operation), a rate that changes.
 """
 
 from __future__ import annotations
@@ -45,13 +45,16 @@ def volumes_of(labels, classes: int, spacing_mm) -> np.ndarray:
     return np.bincount(np.asarray(labels).ravel(), minlength=classes) * math.prod(spacing_mm) / 1000.0
 
 
-def fit_growth(visits: Sequence[tuple[float, np.ndarray]], spacing_mm, classes: int, *, corrections: int = CORRECTIONS, cancelled=None) -> TissueGrowth:
-    """The growth rates with which the first visit, grown through the solver, comes closest to the volumes of all visits.
+def fit_growth(
+    visits: Sequence[tuple[float, np.ndarray]], spacing_mm, classes: int, *, corrections: int = CORRECTIONS,
+    cancelled=None,
+) -> TissueGrowth:
+    """The growth rates with which the first visit, grown through the solver, comes closest to the volumes of all.
 
-    visits: (day, (*S) labels in 0..classes − 1), two or more, days ascending; spacing_mm: in the order of the array's axes
-    min over g_k of Σ_i (ln V_k(day_i) − ln V_k^obs,i)², the first visit's volume free, by `corrections` Newton steps from the
-    regression line of ln V on the day; the Jacobian of ln V_k is the day itself, as what a thin tissue loses on the grid
-    hardly depends on the rates. The rates thus include what makes up for that loss.
+    visits: (day, (*S) labels in 0..classes − 1), two or more, days ascending; spacing_mm: in the order of the axes
+    min over g_k of Σ_i (ln V_k(day_i) − ln V_k^obs,i)², the first visit's volume free, by `corrections` Newton steps
+    from the regression line of ln V on the day; the Jacobian of ln V_k is the day itself, as what a thin tissue loses
+    on the grid hardly depends on the rates. The rates thus include what makes up for that loss.
     """
     days = np.array([day for day, _ in visits], float)
     assert len(visits) >= 2 and (np.diff(days) > 0).all()
@@ -98,7 +101,8 @@ def grow(
         p = torch.from_numpy(smooth_field(labels[box], len(rates), spacing_mm, width_mm))[None]
         for until in days:
             steps = max(1, math.ceil((until - day) / step_days - 1e-9))
-            factor = torch.from_numpy(np.exp(rates * (until - day) / steps)).to(p.dtype).reshape(1, -1, *(1,) * labels.ndim)
+            factor = torch.from_numpy(np.exp(rates * (until - day) / steps)).to(p.dtype)
+            factor = factor.reshape(1, -1, *(1,) * labels.ndim)
             for _ in range(steps):
                 if cancelled is not None and cancelled():
                     raise InterruptedError("cancelled")

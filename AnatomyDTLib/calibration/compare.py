@@ -1,8 +1,8 @@
 """Several plans for one patient over one ensemble of parameters: what each leads to, and which is better how often.
 
-Every member of the ensemble (one draw of the parameters) runs every plan, so that plans are compared within a patient as
-one draw describes him, and what the draws do not know of him cancels: the comparison is paired. The intervals given here
-count the draws; that the model itself may be wrong is in none of them.
+Every member of the ensemble (one draw of the parameters) runs every plan, so that plans are compared within a patient
+as one draw describes him, and what the draws do not know of him cancels: the comparison is paired. The intervals given
+here count the draws; that the model itself may be wrong is in none of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .parameters import CalibrationError, applied
 from .progression import Progression, new_focus, time_to_progression
 from .tumor import TumorModel, drawn, why_not
 
-# Volumes are looked at this often between the days that are reported, so that a progression is not told later than it is.
+# Volumes are looked at this often between the reported days, so that a progression is not told later than it is.
 ASSESSED_EVERY_DAYS = 7.0
 BAND = (0.1, 0.9)
 CONFIDENCE_Z = 1.959964  # of a two-sided 95 % interval
@@ -47,11 +47,12 @@ class Outcome:
     """What one plan leads to in each of M members, on T assessed days.
 
     days: (T,), day 0 first; reported: those of them whose maps are kept
-    tumor_ml: (M, T) drawn volume of the tumor classes together; cells_ml: (M, T) tumor cells as the volume that they would fill
+    tumor_ml: (M, T) drawn volume of the tumor classes together; cells_ml: (M, T) tumor cells as the volume that they
+        would fill
     progression_day: (M,), the horizon where censored; progressed_by: (M,) "volume", "focus", or "" where censored
     doses: to each tissue at baseline, the same in every member
-    probability: (R, *S) float32, mean over the members of the tumor's probability in the state, on each reported day: what
-        `Forecast.tumor_probability` is for one set of parameters (`Ensemble.probability` counts what is drawn instead)
+    probability: (R, *S) float32, mean over the members of the tumor's probability in the state, on each reported day:
+        what `Forecast.tumor_probability` is for one set of parameters (`Ensemble.probability` counts what is drawn)
     """
 
     name: str
@@ -71,7 +72,7 @@ class Outcome:
         return np.array([why != "" for why in self.progressed_by])
 
     def progression_quantile(self, part: float) -> float:
-        """The first day by which at least this part of the members has progressed; infinite where fewer have by the horizon."""
+        """The first day by which at least this part of the members has progressed; infinite where fewer have at all."""
         days = np.sort(np.where(self.progressed, self.progression_day, np.inf))
         return float(days[max(0, math.ceil(part * days.size - 1e-9) - 1)])
 
@@ -81,8 +82,8 @@ class Preference:
     """How often one plan beats another over the paired members: P = (wins + ties/2) / M.
 
     measure: "progression" (later), "volume" (less drawn tumor on the last day) or "cells" (fewer tumor cells on it)
-    wins, ties: of `better` against `worse`; low, high: 95 % interval of P by the number of members (Wilson 1927), NaN with
-        one member, which tells nothing about how often
+    wins, ties: of `better` against `worse`
+    low, high: 95 % interval of P by the number of members (Wilson 1927); NaN with one, which tells nothing of how often
     """
 
     better: str
@@ -98,7 +99,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Outcomes in the order of the candidates, the preferences of every pair, the rule of progression, the voxel size."""
+    """Outcomes in the order of the candidates, preferences of every pair, the rule of progression, the voxel size."""
 
     outcomes: tuple[Outcome, ...]
     preferences: tuple[Preference, ...]
@@ -110,7 +111,7 @@ class Comparison:
         return len(self.outcomes[0].progression_day)
 
     def difference(self, name: str, reference: str, day: float) -> np.ndarray:
-        """(*S) tumor probability under plan `name` less that under `reference`: negative where `name` leaves less tumor."""
+        """(*S) tumor probability under `name` less that under `reference`: negative where `name` leaves less tumor."""
         one, other = (next(o for o in self.outcomes if o.name == n) for n in (name, reference))
         return one.probability[one.reported.index(day)] - other.probability[other.reported.index(day)]
 
@@ -129,8 +130,8 @@ def compare(
     """Runs every candidate in every member and compares them.
 
     candidates: at least one, of one patient, names all different; spacing_mm: in the order of the labels' axes
-    members: the parameters of each draw, name -> v (`parameters.applied`); {} leaves a plan as it is. The same members serve
-        every candidate
+    members: the parameters of each draw, name -> v (`parameters.applied`); {} leaves a plan as it is. The same members
+        serve every candidate
     All are run to the latest day that any of them reports; nothing is given after a plan's own last day.
     Raises InterruptedError when cancelled() says yes.
     """
@@ -150,24 +151,27 @@ def compare(
 
 
 def of_patient(plan: Plan, patient: Plan) -> Plan:
-    """The treatments and days of a plan in the patient of another: tissues of the same name, cross-diffusion, tail and the rest are the patient's.
+    """The treatments and days of a plan in the patient of another.
 
-    A tissue that the patient's plan lacks (what surgery or treatment leave behind) stays the plan's own. A twin's
-    parameters mean what they say only in the plan that they were fitted in.
+    Tissues of the same name, cross-diffusion, tail and the rest are the patient's. A tissue that the patient's plan
+    lacks (what surgery or treatment leave behind) stays the plan's own. A twin's parameters mean what they say only in
+    the plan that they were fitted in.
     """
     own = {t.name.casefold(): t for t in patient.anatomy.tissues}
     tissues = tuple(own.get(t.name.casefold(), t) for t in plan.anatomy.tissues)
     names = {t.name for t in tissues}
     # dead mass may only go to a class that this plan has
-    tissues = tuple(dataclasses.replace(t, dies_to=None) if t.dies_to is not None and t.dies_to not in names else t for t in tissues)
+    tissues = tuple(
+        t if t.dies_to is None or t.dies_to in names else dataclasses.replace(t, dies_to=None) for t in tissues)
     chi = tuple(c for c in patient.anatomy.cross_diffusion if c.tissue in names and c.along in names)
-    return dataclasses.replace(patient, anatomy=Anatomy(tissues, chi), treatments=plan.treatments, days=plan.days, step_days=plan.step_days)
+    return dataclasses.replace(
+        patient, anatomy=Anatomy(tissues, chi), treatments=plan.treatments, days=plan.days, step_days=plan.step_days)
 
 
 def paired_members(twin, plans: Sequence[Plan], n: int, seed: int = 0) -> list[dict[str, float]]:
-    """n draws of a twin's parameters that serve all of the plans; sensitivities that no visit has shown come from their priors.
+    """n draws of a twin's parameters that serve all of the plans.
 
-    Raises PlanError where the plans give one drug two sensitivities.
+    Sensitivities that no visit has shown come from their priors. Raises PlanError where the plans give one drug two.
     """
     together = dataclasses.replace(
         plans[0], treatments=tuple(t for plan in plans for t in plan.treatments),
@@ -227,7 +231,8 @@ def _outcome(candidate, spacing_mm, members, days, reported, rule, device, told,
     run = _one_by_one if why_not(plan, labels) is not None or device != "cpu" else _side_by_side
     run(plan, labels, spacing_mm, candidate.maps, members, seen, device, told, cancelled)
     if not np.isfinite(cells).all():
-        raise CalibrationError(f"the numbers of plan '{candidate.name}' overflow; check its rates, doses and diffusivities")
+        raise CalibrationError(
+            f"the numbers of plan '{candidate.name}' overflow; check its rates, doses and diffusivities")
     tumor[:, 0] = np.count_nonzero(baseline) * voxel_ml
     ends = [time_to_progression(days, tumor[m], focus[m], rule) for m in range(len(members))]
     return Outcome(
@@ -250,7 +255,8 @@ def _side_by_side(plan, labels, spacing_mm, maps, members, seen, device, told, c
                 seen(first + b, t, mask, density[b])
 
         def within(fraction, day, first=first, last=first + len(batch)):
-            told((first + fraction * (last - first)) / len(members), f"members {first + 1} to {last} of {len(members)}, day {day:.4g}")
+            part = (first + fraction * (last - first)) / len(members)
+            told(part, f"members {first + 1} to {last} of {len(members)}, day {day:.4g}")
 
         model.run(batch, plan.reported_days, report=report, progress=within, cancelled=cancelled)
 

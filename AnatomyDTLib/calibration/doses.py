@@ -15,8 +15,8 @@ class TissueDose:
     """Physical dose over the whole plan to one tissue as it lies at baseline.
 
     tissue: name; volume_ml: of the tissue
-    mean_gy: mean over its voxels; d95_gy, d2_gy: the largest dose that at least 95 % or 2 % of its volume gets, the least and
-        the near-maximum dose of a dose-volume histogram (ICRU report 83)
+    mean_gy: mean over its voxels; d95_gy, d2_gy: the largest dose that at least 95 % or 2 % of its volume gets (ICRU
+        report 83; D2 is the near-maximum)
     Doses of several courses are added as they are: courses of different fraction size are not equal in effect.
     """
 
@@ -36,7 +36,10 @@ def total_dose(plan: Plan, maps, shape) -> np.ndarray:
     for course in plan.treatments:
         if not isinstance(course, Radiotherapy):
             continue
-        given = course.fractions * course.dose_gy if course.dose_map is None else np.asarray(maps[course.dose_map], np.float64)
+        if course.dose_map is None:
+            given = course.fractions * course.dose_gy
+        else:
+            given = np.asarray(maps[course.dose_map], np.float64)
         dose = dose + (given if course.region is None else given * (np.asarray(maps[course.region]) != 0))
     return dose
 
@@ -54,9 +57,8 @@ def tissue_doses(plan: Plan, labels, maps, spacing_mm) -> tuple[TissueDose, ...]
         values = dose[labels == k]
         if values.size and tissue.role != "background":
             falling = np.sort(values)[::-1]
-            found.append(TissueDose(
-                tissue.name, float(values.size * voxel_ml), float(values.mean()), _received_by(falling, 0.95), _received_by(falling, 0.02),
-            ))
+            d95, d2 = _received_by(falling, 0.95), _received_by(falling, 0.02)
+            found.append(TissueDose(tissue.name, float(values.size * voxel_ml), float(values.mean()), d95, d2))
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
 """Radiotherapy margins: how much of an observed recurrence a plan covers, against a forecast's plan of the same volume.
 
-The standard clinical target volume is the tumor with a uniform margin, cut at the brain's border: 15 mm around cavity and
-residual tumor (ESTRO-EANO guideline: Niyazi et al. 2023, Radiother Oncol 184:109663). A forecast's plan has the same
-number of voxels, those of the highest tumor density. Each is scored by the part of the recurrence that lies inside:
+The standard clinical target volume is the tumor with a uniform margin, cut at the brain's border: 15 mm around cavity
+and residual tumor (ESTRO-EANO guideline: Niyazi et al. 2023, Radiother Oncol 184:109663). A forecast's plan has as many
+voxels, those of the highest tumor density. Each is scored by the part of the recurrence that lies inside:
 
     coverage = |recurrence ∩ plan| / |recurrence|
 
@@ -62,8 +62,8 @@ def clinical_target(target, brain, spacing_mm, margin_mm: float = MARGIN_MM) -> 
 def most_probable(density, brain, voxels: int, target, spacing_mm) -> tuple[np.ndarray, int]:
     """((*S) bool of exactly `voxels` brain voxels of the highest density, how many of them have density 0).
 
-    Equal densities, and above all the zeros where a forecast's tail has ended, are taken by distance to the target, then
-    in array order: what the forecast leaves open is filled as the uniform margin would.
+    Equal densities, and above all the zeros where a forecast's tail has ended, are taken by distance to the target,
+    then in array order: what the forecast leaves open is filled as the uniform margin would.
     density: (*S) finite, at least 0; voxels: at most those of the brain
     """
     assert 0 <= voxels <= int(brain.sum())
@@ -89,17 +89,20 @@ def check_margin(margin_mm: float) -> None:
         raise MarginError(f"the margin must lie between 0 and {WIDEST_MM:g} mm, not {margin_mm:g}")
 
 
-def compare_margins(labels, density, recurrence, anatomy: Anatomy, spacing_mm, margin_mm: float = MARGIN_MM) -> list[Coverage]:
+def compare_margins(
+    labels, density, recurrence, anatomy: Anatomy, spacing_mm, margin_mm: float = MARGIN_MM,
+) -> list[Coverage]:
     """The uniform margin and the forecast's plan of equal volume: [Coverage, Coverage], in this order.
 
     labels: (*S) at baseline, indices into anatomy.tissues: the margin is drawn around its tumor, necrosis and cavity
-    density: (*S) forecast tumor density at the day of the recurrence (a Forecast's tumor_probability, or an ensemble's mean)
+    density: (*S) forecast tumor density on the day of the recurrence, such as a Forecast's tumor_probability
     recurrence: (*S) bool, observed. Of it, what lies outside the baseline's brain is in no plan and counts as missed
     Raises MarginError where there is no tumor or no recurrence.
     """
     labels, recurrence = np.asarray(labels), np.asarray(recurrence, bool)
     if recurrence.shape != labels.shape or np.shape(density) != labels.shape:
-        raise MarginError(f"the recurrence and the forecast must have the shape of the segmentation, {labels.shape}; resample them first")
+        raise MarginError(
+            f"recurrence and forecast must have the shape of the segmentation, {labels.shape}; resample them first")
     if not np.isfinite(density).all() or np.min(density) < 0:
         raise MarginError("the forecast tumor density must be finite and at least 0")
     check_margin(margin_mm)
@@ -115,7 +118,9 @@ def compare_margins(labels, density, recurrence, anatomy: Anatomy, spacing_mm, m
     standard = clinical_target(target, brain, spacing_mm, margin_mm)
     probable, filled = most_probable(density, brain, int(standard.sum()), target, spacing_mm)
     voxel_ml = math.prod(spacing_mm) / 1000.0
-    return [
-        Coverage(f"tumor + {margin_mm:g} mm", standard, float(standard.sum() * voxel_ml), coverage(standard, recurrence), coverage(standard, new)),
-        Coverage("most probable voxels", probable, float(probable.sum() * voxel_ml), coverage(probable, recurrence), coverage(probable, new), filled * voxel_ml),
-    ]
+
+    def scored(name, plan, filled):
+        volume = float(plan.sum() * voxel_ml)
+        return Coverage(name, plan, volume, coverage(plan, recurrence), coverage(plan, new), filled * voxel_ml)
+
+    return [scored(f"tumor + {margin_mm:g} mm", standard, 0), scored("most probable voxels", probable, filled)]

@@ -1,13 +1,13 @@
 """What several patients' fits say of the next patient: a prior of his parameters from theirs.
 
-With x_i the fitted coordinates (`parameters.Parameter`) of N patients and C_i the covariance of each after its fit, the next
-patient's x is taken as normal with
+With x_i the fitted coordinates (`parameters.Parameter`) of N patients and C_i the covariance of each after its fit, the
+next patient's x is taken as normal with
 
     mean  m = Σ x_i / N,    covariance  S (1 + 1/N) + Σ C_i / N,    S = Σ (x_i − m)(x_i − m)ᵀ / (N − 1)
 
 the first two moments of the mixture of their posteriors (law of total variance), and S/N for the mean itself being
-known from N patients only. The two-stage method of population modelling, with the bias that it has: what a fit took from
-its own prior is counted as if it had been seen.
+known from N patients only. The two-stage method of population modelling, with the bias that it has: what a fit took
+from its own prior is counted as if it had been seen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .twin import root
 
 @dataclass(frozen=True)
 class Population:
-    """parameters: n of them; mean: (n,), covariance: (n, n), both in their coordinates x; patients: how many it was made from."""
+    """parameters: n of them; mean: (n,), covariance: (n, n), in their coordinates x; patients: how many made it."""
 
     parameters: tuple[Parameter, ...]
     mean: np.ndarray
@@ -66,6 +66,6 @@ def population(fits: Sequence[tuple[np.ndarray, np.ndarray]], parameters: Sequen
 def of_twins(twins: Sequence) -> Population:
     """The prior from the twins of several patients that were fitted in the same parameters."""
     if any(t.names != twins[0].names for t in twins):
-        raise CalibrationError("the twins were fitted in different parameters; calibrate all of them with the same ones")
+        raise CalibrationError("the twins were fitted in different parameters; calibrate all with the same ones")
     fits = [(np.array([f.parameter.coordinate(f.value) for f in t.parameters]), np.array(t.covariance)) for t in twins]
     return population(fits, [f.parameter for f in twins[0].parameters] if twins else ())

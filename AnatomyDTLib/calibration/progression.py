@@ -1,9 +1,8 @@
 """Time to progression of a forecast tumor: the volume has multiplied since its smallest, or a new focus has appeared.
 
 After the response criteria of neuro-oncology with volumes (modified RANO: Ellingson, Wen & Cloughesy 2017,
-Neurotherapeutics 14:307): progression is a growth beyond the smallest volume since baseline, or a new measurable lesion.
-They call 40 % more a progression, to which a reader's eye is sensitive; a forecast has no reader's error, and doubling is
-the default here. `volume_factor=1.4` gives theirs.
+Neurotherapeutics 14:307): progression is growth beyond the smallest volume since baseline, or a new measurable lesion.
+They call 40 % more a progression; here a volume has to double, unless `volume_factor=1.4` asks for theirs.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def time_to_progression(days, volume_ml, focus_ml, rule: Progression = Progressi
 
 
 def new_focus(tumor, baseline) -> int:
-    """Voxels of the largest new focus: a connected part of the tumor that neither overlaps nor touches the tumor at baseline.
+    """Voxels of the largest new focus: a connected part of the tumor that neither overlaps nor touches the baseline's.
 
     tumor, baseline: (*S) bool; voxels connect at faces, edges and corners
     """
