@@ -255,6 +255,7 @@ def test_gradients_reach_every_number_and_agree_with_differences():
     model = stirred(dataset).double()
     with torch.no_grad():
         model.creep += 0.1
+        model.along += 0.1
     batch = collate(dataset, [0])
     tensors = {f.name: getattr(batch.grid, f.name) for f in dataclasses.fields(batch.grid)}
     grid = dataclasses.replace(batch.grid, **{k: v.double() for k, v in tensors.items() if torch.is_tensor(v)})

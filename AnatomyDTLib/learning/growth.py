@@ -47,7 +47,8 @@ class Pointwise(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, *S) -> (B, O, *S)"""
-        return (torch.matmul(self.weight, x.flatten(2)) + self.bias[:, None]).unflatten(2, x.shape[2:])
+        weight = self.weight.expand(len(x), -1, -1)
+        return torch.baddbmm(self.bias[:, None], weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class GrowthNetwork(nn.Module):

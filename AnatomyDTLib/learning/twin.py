@@ -11,6 +11,7 @@ Between label maps only the interfaces of p are seen, so they are what is solved
   for space), all with the same velocity: the limit of a stiff competition, as in `physics.pressure`. There it solves a
   pressure equation whose solution beside a front falls off as exp(−d / reach); here that profile is taken, with the part of
   the front's advance that pushes, and the reach, learned. The tumor itself moves along χ_Tj ∇p_j.
+* Along a wall that it does not pass (a vessel, a ventricle) a tumor may grow faster, over a learned distance.
 * Every other class may creep outward or inward by itself (a vessel's wall that thickens), at a rate that fades.
 * s_k: radiation and drugs act on the living part of the tumor; an operation leaves a cavity.
 * The growth network sees the state, its surroundings, the treatment and optional images, at every step. It gives residual
@@ -47,6 +48,8 @@ TUMOR_LENGTHS_MM, CLASS_LENGTH_MM = (3.0, 10.0, 30.0), 6.0
 # The network may change a speed or a push by this factor at most, either way.
 LARGEST_FACTOR = 4.0
 FASTEST_CREEP_MM_PER_DAY = 0.2
+# The level of a class that is nowhere.
+ABSENT = 60.0
 # Graphs of steps that together need more than this are computed again in the backward pass.
 GRAPH_BYTES = 2e9
 
@@ -78,7 +81,7 @@ class AnatomyTwin(nn.Module):
 
     name = "AnatomyDT"
     # The physical numbers are few and far from linear: they learn faster than the network's weights.
-    rates = {"growth.": 1.0, "": 3.0}
+    rates = {"growth.": 1.0, "chi": 1.0, "creep": 1.0, "": 10.0}
 
     def __init__(self, anatomy: Anatomy, config: TwinConfig):
         super().__init__()
@@ -96,6 +99,9 @@ class AnatomyTwin(nn.Module):
         self.register_buffer("typical", torch.tensor(typical))
         self.push = nn.Parameter(torch.tensor(0.0))
         self.reach_mm = Bounded(2.0, 100.0, 15.0)
+        self.walls = [k for k in self.others if k not in self.tiers.hosts and k not in self.still]
+        self.along = nn.Parameter(torch.zeros(len(self.walls)))
+        self.along_mm = Bounded(1.0, 30.0, torch.full((len(self.walls),), 5.0))
         self.chi = nn.Parameter(torch.zeros(len(self.others)))
         self.creep = nn.Parameter(torch.zeros(len(self.others)))
         self.creep_days = Bounded(5.0, 1000.0, torch.full((len(self.others),), 60.0))
@@ -183,12 +189,18 @@ class AnatomyTwin(nn.Module):
     def _transported(self, psi, advance, dt, distance, speed, push, spacing_mm):
         """The front moves by c n, all other tissue by push · c n exp(−|d|/reach), n the tumor's normal, c in mm.
 
-        c = advance · sqrt(D/D_typical) · e^speed where the tumor grows; where it shrinks, it does so everywhere alike.
+        c = advance · sqrt(D/D_typical) · e^(speed + Σ_j along_j exp(−d_j/l_j)) where the tumor grows, d_j the distance to a wall
+        that it does not pass; where it shrinks, it does so everywhere alike.
         """
-        hosts, tumor = list(self.tiers.hosts), psi[:, self.tumors].amax(1, keepdim=True)
-        D = self.diffusivity()[[self.others.index(k) for k in hosts]]
-        tissue = (torch.softmax(psi[:, hosts], 1) * _across(D, psi)).sum(1, keepdim=True)
+        config = self.config
+        tumor = psi[:, self.tumors].amax(1, keepdim=True)
+        without_tumor = self._tissue(psi)
+        tissue = (without_tumor[:, self.others] * _across(self.diffusivity(), psi)).sum(1, keepdim=True)
         factor = blur(torch.sqrt(tissue / self.typical), TISSUE_MM, spacing_mm) * torch.exp(speed)
+        if self.walls:
+            outside = functional.relu(psi[:, self.walls] * (-config.width_mm / 4))
+            nearness = torch.exp(-outside / _across(self.along_mm(), psi))
+            factor = factor * torch.exp((_across(self.along, psi) * nearness).sum(1, keepdim=True))
         front = torch.sigmoid(tumor) * torch.sigmoid(-tumor) + 1e-12
         advance = _each(advance, psi)
         c = extended(factor, front, EXTENSION_MM, spacing_mm) * functional.relu(advance) - functional.relu(-advance)
@@ -196,17 +208,22 @@ class AnatomyTwin(nn.Module):
         mobile = 1 - self._still(psi)
         moved = [None] * psi.shape[1]
         u = c * direction * mobile
-        if self.config.cross_diffusion:
+        if config.cross_diffusion:
             share = torch.sigmoid(self.push + push) * torch.exp(-distance.abs() / self.reach_mm())
             pushed = [k for k in self.others if k not in self.still]
             for i, level in zip(pushed, carried(psi[:, pushed], u * share, spacing_mm).unbind(1)):
                 moved[i] = level
-            # χ_Tj ∇p_j, of the tissue as the tumor meets it
-            attracting = (torch.sigmoid(psi[:, self.others]) * _across(self.chi, psi)).sum(1, keepdim=True)
+            attracting = (without_tumor[:, self.others] * _across(self.chi, psi)).sum(1, keepdim=True)
             u = u + _each(dt, psi) * gradient(blur(attracting, TISSUE_MM, spacing_mm)[:, 0], spacing_mm) * mobile
         for i, level in zip(self.tumors, carried(psi[:, self.tumors], u, spacing_mm).unbind(1)):
             moved[i] = level
         return torch.stack([psi[:, k] if level is None else level for k, level in enumerate(moved)], 1)
+
+    def _tissue(self, psi):
+        """What would be in each voxel if the tumor had not come: (B, K, *S), 0 for the tumor classes."""
+        absent = psi.clone()
+        absent[:, self.tumors] = -ABSENT
+        return self.tiers.decode(absent, 1.0)
 
     def _crept(self, psi, start, dt):
         """Change of the levels of the classes that creep: a speed in mm/day that fades with the days, over a level's slope."""
@@ -272,13 +289,15 @@ class AnatomyTwin(nn.Module):
         return {
             **self.law.values(), "reach_mm": float(self.reach_mm().detach()), "pushed_part": float(torch.sigmoid(self.push.detach())),
             "diffusivity_mm2_per_day": dict(zip(each, self.diffusivity().tolist())),
+            "along_walls": dict(zip([self.anatomy.tissues[k].name for k in self.walls], self.along.tolist())),
             "chi_mm2_per_day": dict(zip(each, self.chi.tolist())), "creep_mm_per_day": dict(zip(each, creep.tolist())),
         }
 
     def metadata(self) -> dict[str, str]:
         """The header of its weights file."""
         roles = [tissue.role for tissue in self.anatomy.tissues]
-        return {"format": FORMAT, "twin": json.dumps(asdict(self.config)), "roles": json.dumps(roles), "physical": json.dumps(self.physical())}
+        texts = {"twin": asdict(self.config), "roles": roles, "physical": self.physical()}
+        return {"format": FORMAT, **{key: json.dumps(value) for key, value in texts.items()}}
 
 
 def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
