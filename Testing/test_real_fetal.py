@@ -125,8 +125,8 @@ def table(number, shown, spacing_mm, line):
         of = [scored[m][name] for m in METHODS]
         millilitres = (of[0].volume_observed_ml, of[0].volume_ml, line[k], of[2].volume_ml)
         betti = (of[0].betti_observed, *(s.betti for s in of))
-        numbers = (*(s.hd95_mm for s in of), *millilitres)
-        rows.append((name, *(f"{s.dice:.2f}" for s in of), *(f"{v:.1f}" for v in numbers), *(" ".join(map(str, b)) for b in betti)))
+        numbers = [f"{s.dice:.2f}" for s in of] + [f"{v:.1f}" for v in (*(s.hd95_mm for s in of), *millilitres)]
+        rows.append((name, *numbers, *(" ".join(map(str, b)) for b in betti)))
     means = [np.mean([scored[m][n].dice for n in NAMES.values()]) for m in METHODS]
     distances = [np.mean([scored[m][n].hd95_mm for n in NAMES.values()]) for m in METHODS]
     totals = [volumes_of(shown[m], CLASSES, spacing_mm)[1:].sum() for m in ("observed", "persistence", "twin")]
