@@ -185,6 +185,8 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
     def onSceneEndClose(self, caller, event):
         self.initializeParameterNode()
         self.updateResults()
+        # Node selectors that were made now learn of the nodes after this event.
+        qt.QTimer.singleShot(0, self.onParametersModified)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
