@@ -84,6 +84,16 @@ def test_weights_for_other_tissues_or_with_images_are_refused(host, tmp_path):
     assert "White matter" in ui.applyButton.toolTip and not ui.applyButton.enabled
     use_file(host, "weights", weights_file(tmp_path / "b.safetensors", ["Background", "White matter", "Tumor", "Xyz"]))
     assert "Xyz" in ui.applyButton.toolTip and not ui.applyButton.enabled
+    header = {"twin": {"classes": ["Background", "White matter", "Tumor", "Xyz"]}, "roles": ["background", "white", "tumor", "cavity"]}
+    told = {"format": "anatomydt-twin-1", **{key: json.dumps(value) for key, value in header.items()}}
+    for images, allowed in ((0, True), (2, False)):
+        told["twin"] = json.dumps({**header["twin"], "images": images})
+        content = json.dumps({"__metadata__": told}).encode()
+        (tmp_path / f"{images}.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+        use_file(host, "weights", str(tmp_path / f"{images}.safetensors"))
+        assert ui.applyButton.enabled == allowed and ("images" in ui.applyButton.toolTip) != allowed
+    use_file(host, "weights", str(tmp_path / "0.safetensors"))
+    assert [t.role for t in host.widget.plan()[0].anatomy.tissues] == header["roles"]
 
 
 def test_damaged_weights_are_refused_when_they_are_read(host, tmp_path):

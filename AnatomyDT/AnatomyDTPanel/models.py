@@ -19,10 +19,10 @@ FORMAT_PREFIX = "anatomydt-"
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weights file was trained for: tissue names in the order of the state, number of images."""
+    """What a weights file was trained for: tissue names in the order of the state and, where the file has them, roles."""
 
     tissues: tuple[str, ...]
-    images: int
+    roles: tuple[str, ...] | None = None
 
 
 def weights_of(path: str) -> Weights:
@@ -35,11 +35,14 @@ def weights_of(path: str) -> Weights:
         told = header.get("__metadata__", {})
         if not str(told.get("format", "")).startswith(FORMAT_PREFIX):
             raise PlanError(f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another")
-        config = json.loads(told["config"])
-        tissues = config["classes"]
+        # A growth network's header, or a whole learned twin's.
+        config = json.loads(told["config"] if "config" in told else told["twin"])
+        tissues, roles = config["classes"], json.loads(told.get("roles", "null"))
         if not isinstance(tissues, list) or not all(isinstance(t, str) for t in tissues):
             raise TypeError
-        return Weights(tuple(tissues), int(config.get("images", 0)))
+        if config.get("images", 0):
+            raise PlanError(f"the weights of '{name}' need images beside the segmentation, which the panel cannot give; choose another")
+        return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None)
     except PlanError:
         raise
     except OSError as error:
@@ -66,17 +69,18 @@ def with_twin(plan: Plan, index: dict[str, int], twin) -> tuple[Plan, dict[str, 
     known = {name.casefold() for name in names}
     # What other treatments than the twin's leave behind comes after its own tissues.
     further = tuple(t.name for t in plan.anatomy.tissues if t.role in ("cavity", "necrosis") and t.name.casefold() not in known)
-    plan, index = fitted(plan, index, names + further, "the twin was calibrated for")
+    plan, index = fitted(plan, index, names + further, made_for="the twin was calibrated for")
     return twin.plan_for(plan=plan), index
 
 
 def fitted(
-    plan: Plan, index: dict[str, int], trained: tuple[str, ...], made_for: str = "the weights were trained for",
+    plan: Plan, index: dict[str, int], trained: tuple[str, ...], roles: tuple[str, ...] | None = None,
+    made_for: str = "the weights were trained for",
 ) -> tuple[Plan, dict[str, int]]:
     """The plan with its tissues in the names and the order that a model was made for, and the index that goes with it.
 
     index: segment ID -> tissue index; a tissue that the segmentation lacks (a cavity, treated tumor) is added, empty
-    made_for: how the refusal begins
+    roles: of `trained`; None: as the names tell; made_for: how the refusal begins
     Raises PlanError when the plan has a tissue that the model does not know.
     """
     place = {name.casefold(): k for k, name in enumerate(trained)}
@@ -99,7 +103,7 @@ def fitted(
             dies_to = order[k].dies_to
             made.append(dataclasses.replace(order[k], name=name, dies_to=new_name[dies_to] if dies_to else None))
             continue
-        role = labelling.role_of_name(name)
+        role = labelling.role_of_name(name) if roles is None else roles[k]
         if role is None:
             raise PlanError(f"{made_for} the tissue '{name}', which the segmentation lacks; choose another model")
         made.append(presets.tissue(name, role))

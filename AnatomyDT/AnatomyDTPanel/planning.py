@@ -104,7 +104,10 @@ class Planning:
             law, p.infiltration, p.massEffect, loaded)
         if twin is not None:
             return models.with_twin(*made, twin)
-        return models.fitted(*made, models.weights_of(p.weightsFile).tissues) if p.model == models.WEIGHTS else made
+        if p.model != models.WEIGHTS:
+            return made
+        weights = models.weights_of(p.weightsFile)
+        return models.fitted(*made, weights.tissues, weights.roles)
 
     # The plan's file
 
