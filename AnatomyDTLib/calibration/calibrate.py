@@ -83,6 +83,7 @@ def calibrate(
         settings = dataclasses.replace(settings, starts=1)
     found = fit(model, visits, fitted, mean, precision, visibility, settings, state=state, save=save, progress=told, cancelled=cancelled)
 
+    precision = found.precision
     told_alone = np.linalg.inv(found.information + FAINT_PRIOR * precision)
     alone = np.sqrt(np.diag(told_alone))
     together = told_alone / np.outer(alone, alone)
@@ -90,7 +91,7 @@ def calibrate(
     prior_spread = np.sqrt(np.diag(np.linalg.inv(precision)))
     results = tuple(
         Fitted(
-            dataclasses.replace(p, spread=float(prior_spread[i]), median=p.value(mean[i])) if former is not None else p,
+            dataclasses.replace(p, spread=float(prior_spread[i]), median=p.value(mean[i])),
             p.value(found.x[i]), float(spread[i]), float(alone[i]),
             tuple((q.name, round(float(together[i, j]), 4)) for j, q in enumerate(fitted) if j != i and abs(together[i, j]) >= TIED))
         for i, p in enumerate(fitted))

@@ -6,10 +6,15 @@ L is the misfit of a visit (`observations`), m and P mean and precision of the p
 followed with a likelihood whose outliers count fully (ε = 0), which draws a far outline in; on the fine grid the reader's
 error σ is estimated beside the parameters, from the outlines themselves.
 
-Neighbouring voxels err together, so that the curvature of L says too much. With G = Σ_blocks g gᵀ, g the gradient of L over
+Neighbouring voxels err together, so that the curvature H of L says too much. With G = Σ_blocks g gᵀ, g the gradient of L over
 a block of space in all visits, the observations' information is H G⁻¹ H in place of H (the sandwich of Huber 1967 and White
-1982, with blocks as in Liang & Zeger 1986), c is the mean ratio of the two, and the posterior's covariance is
-(H G⁻¹ H + P)⁻¹. A wrong baseline outline moves every later one at the same place: a block holds all visits, so that this counts once.
+1982, with blocks as in Liang & Zeger 1986), and the posterior's covariance is (H G⁻¹ H + P)⁻¹. A small tumor has too few
+blocks to tell G from: it is taken as at least c₀ H, where c₀ is the number of voxels that tell of one patch of an outline within
+which a reader's errors go together, c₀ = patch² · 1.8 σ / voxel (1.8 = ∫ φ²/(Φ(1 − Φ)) dt). c is the mean ratio of the two.
+
+The baseline's outline is as uncertain as the others'. A shift of all of it by σ patch/√area is what the prior of the seed density
+allows (over the infiltration length), where that is among the parameters; what it gets wrong in shape is put through the model: of
+random shifts b of the outline, of size σ and smooth over a patch, the gradient's response H_θb b is part of G.
 """
 
 from __future__ import annotations
@@ -20,9 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from .observations import Noise, Visit, misfit, noise_of
-from .parameters import Parameter
+from .parameters import SEED, Parameter
 
 # Smaller expected gains of F end the search; F is a log-likelihood, so that a tenth is a fortieth of a standard error squared.
 GAIN = 0.05
@@ -30,6 +36,8 @@ LARGEST_MOVE = 0.7  # of a coordinate in one iteration: a factor of two
 COARSE_TRIES, FINE_TRIES = 10, 12
 # The coarse grid is used where it still holds the largest tumor in this many voxels.
 COARSE_VOXELS = 60
+# An error of the baseline's shape is put through the model from this part of a voxel's edge on, by so many random shifts.
+SHAPE_SIGMA, SHIFTS = 0.2, 12
 # Of the voxel's edge: what σ is at the start, and at least (a label says which side of the outline a voxel's centre lies on).
 FIRST_SIGMA, LEAST_SIGMA, LARGEST_SIGMA = 0.5, 0.1, 4.0
 
@@ -40,7 +48,8 @@ class Settings:
 
     starts: how many, the plan's values first, then draws of the prior; seed: of the draws
     odd: ε, part of the voxels that a reader labels for reasons of their own
-    block_mm: edge of the blocks of space within which errors go together
+    block_mm: edge of the blocks of space over which the gradient is summed; patch_mm: edge of a patch of an outline within
+        which a reader's errors go together
     coarse: whether to begin on voxels of twice the smallest edge
     """
 
@@ -48,6 +57,7 @@ class Settings:
     seed: int = 0
     odd: float = 1e-3
     block_mm: float = 12.0
+    patch_mm: float = 8.0
     coarse: bool = True
 
 
@@ -57,7 +67,7 @@ class Fit:
 
     x: (n,) coordinates; information: (n, n) of the observations, H G⁻¹ H; covariance: of the posterior
     noise: of the outlines; inflation: c; shares: of every visit on the fine grid; evaluations: runs of the model
-    value: F
+    value: F; precision: of the prior, with what the outlines' noise says of the seed density
     """
 
     x: np.ndarray
@@ -69,6 +79,7 @@ class Fit:
     evaluations: int
     value: float
     starts: tuple
+    precision: np.ndarray
 
 
 def fit(
@@ -96,7 +107,7 @@ class _Point:
 class _Search:
     def __init__(self, model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled):
         self.model, self.visits, self.parameters, self.settings = model, visits, parameters, settings
-        self.mean, self.precision, self.visibility = np.asarray(mean, float), np.asarray(precision, float), visibility
+        self.mean, self.given, self.visibility = np.asarray(mean, float), np.asarray(precision, float), visibility
         self.low = np.array([p.coordinate(p.low) for p in parameters])
         self.high = np.array([p.coordinate(p.high) for p in parameters])
         self.save, self.progress, self.cancelled = save, progress, cancelled
@@ -106,6 +117,7 @@ class _Search:
         if largest / math.prod(coarse.factor) < COARSE_VOXELS:
             coarse = model.fine
         self.coarse = coarse
+        self.area = surface_mm2(model.labels == model.k, model.spacing_mm)
         self.evaluations = 0
         self.inflation = 1.0
         self.told = 0.0
@@ -116,6 +128,7 @@ class _Search:
         self.state = {"stage": "starts", "found": [], "x": None, "mu": None, "sigma": None, "tries": 0, "inflation": 1.0, "evaluations": 0}
         self.state.update(state or {})
         self.evaluations = self.state["evaluations"]
+        self.precision = self._prior(0.0)
 
     # ---- the search
 
@@ -134,19 +147,37 @@ class _Search:
             s.update(stage="fine", x=best["x"], mu=1e-3, tries=0, sigma=None)
         fine = self.model.fine
         self.inflation = s["inflation"]
+        if s["stage"] == "weighed":
+            self.precision = self._prior(s["weighed_sigma"])
         point = self._descend(fine, self._noise, FINE_TRIES)
         information, ratio = self._information(point)
-        if s["stage"] == "fine" and ratio > 1.0:
+        if s["stage"] == "fine":
             # once more, with the prior weighed against what the observations are really worth
-            s.update(stage="weighed", inflation=ratio, mu=1e-3, tries=0, x=point.x.tolist())
-            self.inflation = ratio
+            s.update(stage="weighed", inflation=ratio, weighed_sigma=self.noise.sigma_mm, mu=1e-3, tries=0, x=point.x.tolist())
+            self.inflation, self.precision = ratio, self._prior(self.noise.sigma_mm)
             point = self._descend(fine, self._noise, FINE_TRIES, point)
-            information, _ = self._information(point)
+            information, _ = self._information(point, self._by_outline(point))
+        else:
+            information, _ = self._information(point, self._by_outline(point))
         covariance = np.linalg.inv(information + self.precision)
         self._tell(1.0, "fitted")
         return Fit(
             point.x, information, (covariance + covariance.T) / 2, self.noise, self.inflation, point.shares, self.evaluations,
-            point.value, tuple(f["value"] for f in s["found"]))
+            point.value, tuple(f["value"] for f in s["found"]), self.precision)
+
+    def _prior(self, sigma_mm):
+        """The prior's precision, the seed density's as this error of the baseline's outline allows; never wider than given."""
+        names = [p.name for p in self.parameters]
+        if SEED not in names:
+            return self.given
+        i = names.index(SEED)
+        shift = max(LEAST_SIGMA * self._edge(self.model.fine), sigma_mm) * self.settings.patch_mm / math.sqrt(max(self.area, self.settings.patch_mm**2))
+        length = self.model.plan.infiltration_mm
+        covariance = np.linalg.inv(self.given)
+        factor = min(1.0, shift / length / math.sqrt(covariance[i, i]))
+        covariance[i] *= factor
+        covariance[:, i] *= factor
+        return np.linalg.inv(covariance)
 
     def _starts(self):
         """The plan's values, then draws of the prior (Sobol), within the bounds."""
@@ -244,8 +275,23 @@ class _Search:
             density = max(0.01, math.sqrt(squared))
         return Noise(sigma, self.settings.odd, density)
 
-    def _information(self, point):
-        """(H G⁻¹ H, mean of G's ratio to H, at least 1)."""
+    def _by_outline(self, point):
+        """Covariance of the gradient that the error of the baseline's outline in shape makes, (n, n)."""
+        sigma, n = self.noise.sigma_mm, len(point.x)
+        if sigma < SHAPE_SIGMA * self._edge(self.model.fine) or self.model.plan.infiltration_mm == 0:
+            return np.zeros((n, n))
+        inside = self.model.labels == self.model.k
+        shifts = outline_errors(inside, self.model.spacing_mm, self.settings.patch_mm, SHIFTS, self.settings.seed)
+        values = {p.name: p.value(v) for p, v in zip(self.parameters, point.x)}
+        shares = self.model.run([values], [v.day for v in self.visits], None, self.parameters, shifts=shifts, cancelled=self.cancelled)
+        self.evaluations += 1
+        together = sum(
+            misfit(s, v, self.visibility, self.model.fine, self.noise, self.settings.block_mm).information for s, v in zip(shares, self.visits))
+        response = together[:n, n:] * sigma
+        return response @ response.T / SHIFTS
+
+    def _information(self, point, by_outline=0.0):
+        """(H G⁻¹ H, mean of G's ratio to H)."""
         h = sum(m.information for m in point.misfits)
         sums: dict = {}
         for m in point.misfits:
@@ -260,8 +306,9 @@ class _Search:
         half = vectors * np.sqrt(values)
         white = (vectors / np.sqrt(values)).T
         ratios, turn = np.linalg.eigh(white @ g @ white.T)
-        ratios = np.maximum(ratios, 1.0)
-        middle = turn / ratios @ turn.T
+        voxel, patch = math.prod(self.model.spacing_mm), self.settings.patch_mm**2
+        ratios = np.maximum(ratios, max(1.0, 1.8 * self.noise.sigma_mm * patch / voxel))
+        middle = np.linalg.inv(turn * ratios @ turn.T + white @ (by_outline + np.zeros_like(h)) @ white.T)
         return half @ middle @ half.T, float(ratios.mean())
 
     def _edge(self, grid):
@@ -271,3 +318,24 @@ class _Search:
         self.told = max(self.told, min(1.0, fraction))
         if self.progress is not None:
             self.progress(self.told, text)
+
+
+def outline_errors(inside: np.ndarray, spacing_mm, patch_mm: float, count: int, seed: int) -> np.ndarray:
+    """(count, *S) random smooth fields of unit variance, without a mean over the outline: correlated over an area patch²."""
+    random = np.random.default_rng(seed)
+    width = patch_mm / math.sqrt(4 * math.pi)
+    edge = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
+    fields = []
+    for _ in range(count):
+        field = ndimage.gaussian_filter(random.standard_normal(inside.shape), [width / h for h in spacing_mm], mode="wrap")
+        field -= field[edge].mean()
+        fields.append(field / field[edge].std())
+    return np.stack(fields).astype(np.float32)
+
+
+def surface_mm2(mask: np.ndarray, spacing_mm) -> float:
+    """Area of a mask's surface: its faces, two thirds of which are what a smooth surface has (3/2 is the mean of |n|₁ over a sphere)."""
+    area = 0.0
+    for axis, h in enumerate(spacing_mm):
+        area += float(np.abs(np.diff(mask.astype(np.int8), axis=axis)).sum()) * math.prod(spacing_mm) / h
+    return area * 2.0 / 3.0

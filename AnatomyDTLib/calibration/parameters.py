@@ -79,7 +79,7 @@ class Parameter:
 def available(plan: Plan) -> tuple[Parameter, ...]:
     """Everything that can be fitted of a plan, starting from the plan's own values.
 
-    Priors: the ranges of the literature are taken as the median and two standard deviations to either side. Bounds are far wider.
+    Priors: log-normal, their median and spread from the ranges of the literature. Bounds are far wider.
     """
     anatomy = plan.anatomy
     found = []
@@ -104,13 +104,13 @@ def available(plan: Plan) -> tuple[Parameter, ...]:
             "a voxel full of tumor, within a fifth"))
         if any(isinstance(t, Radiotherapy) for t in plan.treatments):
             alpha = first.alpha_per_gy or 0.06
-            found.append(_ranged(ALPHA, "1/Gy", alpha, 0.025, 0.12, (min(0.001, alpha), max(1.0, alpha)), "Rockne et al. 2010, Phys Med Biol 55:3271"))
+            found.append(_ranged(ALPHA, "1/Gy", alpha, 0.025, 0.12, (min(0.001, alpha), max(1.0, alpha)), "Rockne et al. 2010, Phys Med Biol 55:3271", 1))
     for name, rate in _drugs(plan).items():
         cited = "temozolomide" in name.casefold()
         bounds = (min(1e-3, rate) if rate > 0 else 1e-3, min(FASTEST_PER_DAY, max(50.0, 10.0 * rate)))
         key, start = f"{SENSITIVITY}:{name}", rate or 0.35
         if cited:
-            found.append(_ranged(key, "1/day", start, 0.2, 0.5, bounds, "0.2 to 0.5 /day at the maximal dose: Kapteyn et al. 2025 (TumorTwin)"))
+            found.append(_ranged(key, "1/day", start, 0.2, 0.5, bounds, "0.2 to 0.5 /day at the maximal dose: Kapteyn et al. 2025 (TumorTwin)", 1))
         else:
             found.append(Parameter(key, "1/day", True, start, *bounds, start, math.log(3.0), "the plan's value within a factor of three: no range is published"))
     for term in anatomy.cross_diffusion:
@@ -159,9 +159,10 @@ def chosen(plan: Plan, names, bounds=None) -> tuple[Parameter, ...]:
 
 
 def usual(plan: Plan) -> tuple[str, ...]:
-    """What is fitted unless told otherwise: diffusivity, growth, and the sensitivities of the treatments in the plan."""
+    """What is fitted unless told otherwise: diffusivity, growth, the sensitivities of the treatments in the plan, and the seed
+    density, which stands for the error of the baseline's outline."""
     names = [p.name for p in available(plan)]
-    return tuple(n for n in names if n in (DIFFUSIVITY, GROWTH, ALPHA) or n.startswith(SENSITIVITY))
+    return tuple(n for n in names if n in (DIFFUSIVITY, GROWTH, ALPHA, SEED) or n.startswith(SENSITIVITY))
 
 
 def applied(plan: Plan, values) -> Plan:
@@ -208,9 +209,12 @@ def applied(plan: Plan, values) -> Plan:
     )
 
 
-def _ranged(name, unit, start, low, high, bounds, source) -> Parameter:
-    """A parameter whose published range is two standard deviations to either side of the median."""
-    return Parameter(name, unit, True, start, *bounds, math.sqrt(low * high), math.log(high / low) / 4.0, source)
+def _ranged(name, unit, start, low, high, bounds, source, sides: int = 2) -> Parameter:
+    """A parameter whose published range reaches so many standard deviations to either side of the median.
+
+    One where the range is that of a few cohorts' means: single patients differ more.
+    """
+    return Parameter(name, unit, True, start, *bounds, math.sqrt(low * high), math.log(high / low) / (2.0 * sides), source)
 
 
 def _host(anatomy):

@@ -122,7 +122,8 @@ class TumorModel:
         return field_of(self.labels, plan.anatomy, self.spacing_mm, plan.interface_mm, plan.infiltration_mm, plan.seed_density)
 
     def _seed(self, plan, grid):
-        """u at baseline and its derivatives by ln of infiltration length, seed density and carrying capacity: (4, *S)."""
+        """u at baseline, its derivatives by ln of infiltration length, seed density and carrying capacity, and by a shift of the
+        drawn outline outwards, 1/mm: (5, *S)."""
         tumor = plan.anatomy.tissues[self.k]
         key = (grid.factor, plan.infiltration_mm, plan.seed_density, tumor.carrying_capacity)
         if key not in self._seeds:
@@ -136,7 +137,7 @@ class TumorModel:
             inside = self.labels == self.k
             seed, edge = plan.seed_density, level * (1 - ROOM)
             least = level + (kappa - level) * ROOM
-            by_length, by_seed = np.zeros_like(u), np.zeros_like(u)
+            by_length, by_seed, by_shift = np.zeros_like(u), np.zeros_like(u), np.zeros_like(u)
             if plan.infiltration_mm > 0:
                 # what the outline clips does not change
                 tail = ~inside & (u > 0) & (u < edge * (1 - 1e-5) if seed > 1 else True)
@@ -145,7 +146,8 @@ class TumorModel:
                 fade = np.clip((kappa - u / seed) / (kappa - level), 1e-12, 1 - ROOM) if kappa > level else np.ones_like(u)
                 by_length = np.where(core, seed * (kappa - level) * fade * np.log(fade / (1 - ROOM)), by_length)
                 by_seed = np.where(tail | core, u, 0.0)
-            parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, u)]
+                by_shift = np.where(tail, u, np.where(core, seed * kappa - u, 0.0)) / plan.infiltration_mm
+            parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, u, by_shift)]
             if max(grid.factor) > 1:
                 amounts = [pooled(v * room, grid.factor) for v in parts]
                 parts = [np.divide(a, grid.room, out=np.zeros_like(a), where=grid.room > CLOSED) for a in amounts]
@@ -154,19 +156,20 @@ class TumorModel:
 
     def run(
         self, members, days, grid: Grid | None = None, columns=(),
-        report: Callable[[int, Shares], None] | None = None, progress=None, cancelled=None, plan: Plan | None = None,
+        report: Callable[[int, Shares], None] | None = None, progress=None, cancelled=None, plan: Plan | None = None, shifts=None,
     ) -> list[Shares]:
         """The shares on each of `days` (ascending, day 0 allowed), for every member.
 
         members: list of name -> v; columns: parameters (`Parameter`) to differentiate by, in their coordinates x
         report: called with the index of the day and its `Shares`; without it they are returned
         plan: other treatments for the same anatomy; None: the model's own
+        shifts: (J, *S) fields; the derivatives by a shift of the baseline's outline outwards by each, 1/mm, follow those by `columns`
         Raises InterruptedError when cancelled() says yes.
         """
         grid = self.fine if grid is None else grid
         plans = [applied(self.plan if plan is None else plan, values) for values in members]
         with torch.no_grad():
-            walk = _Walk(self, plans, days, grid, [c.name for c in columns], members)
+            walk = _Walk(self, plans, days, grid, [c.name for c in columns], members, shifts)
             return walk.run(list(days), report, progress, cancelled)
 
 
@@ -189,8 +192,9 @@ class Shares:
 class _Walk:
     """One run: coefficients, window, steps."""
 
-    def __init__(self, model, plans, days, grid, columns, members):
-        self.model, self.grid, self.plans, self.columns = model, grid, plans, columns
+    def __init__(self, model, plans, days, grid, columns, members, shifts):
+        self.model, self.grid, self.plans, self.shifts = model, grid, plans, shifts
+        self.derivatives = len(columns) + (0 if shifts is None else len(shifts))
         self.like = dict(dtype=model.dtype)
         plan = plans[0]
         tissues = [p.anatomy.tissues[model.k] for p in plans]
@@ -202,6 +206,7 @@ class _Walk:
             return torch.tensor(values, **self.like).reshape(-1, *self.tail)
 
         self.column = {name: i + 1 for i, name in enumerate(columns)}
+        self.named = len(columns)
         self.rho, self.kappa = scalar([t.growth_per_day for t in tissues]), scalar([t.carrying_capacity for t in tissues])
         self.alpha, self.beta = scalar([t.alpha_per_gy for t in tissues]), scalar([t.beta_per_gy2 for t in tissues])
         self.sensitivity = {
@@ -243,14 +248,15 @@ class _Walk:
         return scale * (host + (ratio - 1) * part), -scale * ratio * part
 
     def _seed(self):
-        n, B = len(self.columns), len(self.plans)
-        self.full = torch.zeros((1 + n, B, *self.shape), **self.like)
+        self.full = torch.zeros((1 + self.derivatives, len(self.plans), *self.shape), **self.like)
         for b, plan in enumerate(self.plans):
-            u, by_length, by_seed, by_capacity = self.model._seed(plan, self.grid)
+            u, by_length, by_seed, by_capacity, by_shift = self.model._seed(plan, self.grid)
             self.full[0, b] = u
             for name, derivative in ((INFILTRATION, by_length), (SEED, by_seed), (CAPACITY, by_capacity)):
                 if name in self.column:
                     self.full[self.column[name], b] = derivative
+            if self.shifts is not None:
+                self.full[1 + self.named:, b] = by_shift * torch.as_tensor(self.shifts, **self.like)
 
     # ---- time
 
@@ -295,7 +301,7 @@ class _Walk:
         if reverse:
             self._react(start, end, dt)
         torch.nn.functional.threshold_(self.u[0], SMALLEST, 0.0)
-        if self.columns:
+        if self.derivatives:
             torch.hardshrink(self.u[1:], SMALLEST, out=self.u[1:])
 
     # ---- growth and death
@@ -326,7 +332,7 @@ class _Walk:
         u = self.u[0]
         q = u / self.kappa
         den = (1 + gain * q).reciprocal_()
-        if self.columns:
+        if self.derivatives:
             slope = (1 + gain) * den * den
             derivative = dict(by_time)
             if GROWTH in self.column:
