@@ -70,7 +70,8 @@ class Forecasting:
         combo.setToolTip(known.source if known else _("The numbers of the plan file."))
 
     def _modelFile(self):
-        return self._parameterNode.weightsFile if self._parameterNode.model == models.WEIGHTS else self._parameterNode.twinFile
+        p = self._parameterNode
+        return p.weightsFile if p.model == models.WEIGHTS else p.twinFile
 
     def _modelStatus(self):
         """What the model's file is, or why it is none; "" for the model without one."""
@@ -140,8 +141,8 @@ class Forecasting:
         texts = devices.texts(devices.known(), self._query is not None)
         for index in range(combo.count):
             combo.setItemText(index, texts[combo.itemData(index)])
-        lines = [_("What computes. Automatic: the graphics card where there is one that PyTorch can use, else the processor.")]
-        combo.setToolTip("\n".join(lines + list(texts.values())))
+        what = _("What computes. Automatic: the graphics card where PyTorch can use one, else the processor.")
+        combo.setToolTip("\n".join([what, *texts.values()]))
 
     def onDeviceChosen(self, index):
         if self._parameterNode is not None and not self._updating:
@@ -158,7 +159,8 @@ class Forecasting:
         p = self._parameterNode
         try:
             plan, index = self.plan()
-            size = tissues.sizeOf(p.segmentation, p.reference, [i for i, k in index.items() if plan.anatomy.tissues[k].is_tumor])
+            tumors = [segmentID for segmentID, k in index.items() if plan.anatomy.tissues[k].is_tumor]
+            size = tissues.sizeOf(p.segmentation, p.reference, tumors)
         except PlanError:
             return None
         if size is None:
@@ -202,8 +204,9 @@ class Forecasting:
         if not rows:
             return _("The segmentation has no segment.")
         if len(rows) > MOST_SEGMENTS:
-            return _("The segmentation has {count} segments, and a forecast takes at most {most}: merge or drop some.").format(
-                count=len(rows), most=MOST_SEGMENTS)
+            return _(
+                "The segmentation has {count} segments, and a forecast takes at most {most}: merge or drop some."
+            ).format(count=len(rows), most=MOST_SEGMENTS)
         unassigned = [row.name for row in rows if not roles.get(row.id)]
         if unassigned:
             return _("Choose what each segment is. Not assigned yet: {names}").format(names=", ".join(unassigned))

@@ -34,21 +34,24 @@ def weights_of(path: str) -> Weights:
             header = json.loads(file.read(length)) if 2 <= length <= LONGEST_HEADER else {}
         told = header.get("__metadata__", {})
         if not str(told.get("format", "")).startswith(FORMAT_PREFIX):
-            raise PlanError(f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another")
+            raise ValueError(told)
         # A growth network's header, or a whole learned twin's.
         config = json.loads(told["config"] if "config" in told else told["twin"])
         tissues, roles = config["classes"], json.loads(told.get("roles", "null"))
         if not isinstance(tissues, list) or not all(isinstance(t, str) for t in tissues):
             raise TypeError
         if config.get("images", 0):
-            raise PlanError(f"the weights of '{name}' need images beside the segmentation, which the panel cannot give; choose another")
+            raise PlanError(
+                f"the weights of '{name}' need images beside the segmentation, which the panel cannot give; choose another")
         return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None)
     except PlanError:
         raise
     except OSError as error:
         raise PlanError(f"the weights file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        raise PlanError(f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another") from None
+        raise PlanError(
+            f"the file '{name}' does not hold weights of an AnatomyDT growth network (safetensors); choose another"
+        ) from None
 
 
 def twin_of(path: str):
