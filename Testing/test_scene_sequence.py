@@ -383,7 +383,7 @@ def test_a_cancelled_run_leaves_the_scene_as_it_was_whenever_it_comes(slicer_sce
             assert ids(slicer_scene) == before and items(slicer_scene) == hierarchy_before
         else:
             break
-    assert asked == 12 and stop_at == 13       # at each slice, the last one before anything of it is seen
+    assert asked == 13 and stop_at == 14       # at each slice, the last one before anything of it is seen
     assert len(scenes.all_shown(slicer_scene)) == 1
 
 

@@ -86,7 +86,8 @@ class Jobs:
             while self._job is not None:
                 self._tick()
         else:
-            self._job.close()
+            with slicer.util.RenderBlocker():
+                self._job.close()
             self._end(None, None, message)
 
     def _onSceneClose(self, scene, event):
@@ -98,7 +99,9 @@ class Jobs:
         job, outcome = self._job, None
         self._inside = True
         try:
-            fraction, text = next(job)
+            # Else each node that comes or goes makes the 3D views draw at once, several times in one slice.
+            with slicer.util.RenderBlocker():
+                fraction, text = next(job)
         except StopIteration as last:
             outcome = (*last.value, None)
         except ForecastError as error:

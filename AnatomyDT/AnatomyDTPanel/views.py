@@ -22,10 +22,11 @@ class Views:
 
     def bringToFront(self, shown):
         """Shows one forecast in the views, hides the others and the fill of what it started from."""
-        self._leaveTo(shown)
-        for node in (shown.proxy, shown.probability_proxy):
-            if node is not None and node.GetDisplayNode() is not None:
-                node.GetDisplayNode().SetVisibility(True)
+        with slicer.util.RenderBlocker():
+            self._leaveTo(shown)
+            for node in (shown.proxy, shown.probability_proxy):
+                if node is not None and node.GetDisplayNode() is not None:
+                    node.GetDisplayNode().SetVisibility(True)
 
     def _leaveTo(self, shown):
         for other in self.forecasts():
@@ -98,6 +99,10 @@ class Views:
         layout = slicer.app.layoutManager()
         if layout is not None:
             layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
+        with slicer.util.RenderBlocker():
+            self._placeSideBySide(left, right)
+
+    def _placeSideBySide(self, left, right):
         for shown, view in ((left, "Red"), (right, "Yellow")):
             display = shown.proxy.GetDisplayNode()
             display.SetVisibility(True)

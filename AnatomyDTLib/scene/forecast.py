@@ -19,7 +19,7 @@ from ..engine import Forecast, ForecastError
 from ..plan import Plan
 from . import charts, segmentation, sequence
 from .segmentation import Baseline, Segment
-from .slices import all_or_nothing, finished, nodes, remove as remove_nodes, saying
+from .slices import all_or_nothing, check_present, finished, nodes, remove as remove_nodes, saying
 
 # An attribute of the browser: the name of the forecast that it plays. The nodes that belong to it are
 # node references of the browser, so that they are found again in a scene that was saved and loaded.
@@ -113,7 +113,7 @@ def showing(
     (slices done, of how many) and returns Shown; when all are done, what is left is clean-up, done in any case.
     """
     parts = 2 if found.tumor_probability is not None else 1
-    count = parts * len(found.days) + 5
+    count = parts * (len(found.days) + 1) + 4
     slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {}, stage)
     done = itertools.count(1)
     shown, former = yield from saying(all_or_nothing(scene, slices), lambda nothing: (next(done), count))
@@ -144,8 +144,7 @@ def _showing(scene, found, baseline, segments, name, meshes, attributes, stage):
     table, series, chart = charts.add(scene, name, found, segments)
     yield
     made = [*sequences.values(), *proxies.values(), browser, table, *series, chart]
-    if not all(scene.IsNodePresent(one) for one in made):
-        raise ForecastError("a node of the forecast was removed while it entered the scene; run it again")
+    check_present(scene, made)
     # One modified event for all of it: at each, the application copies the frame to the proxy anew.
     blocked = browser.StartModify()
     for key, text in attributes.items():
@@ -160,8 +159,7 @@ def _showing(scene, found, baseline, segments, name, meshes, attributes, stage):
     browser.EndModify(blocked)
     _play_in_toolbar(browser)
     yield
-    if not all(scene.IsNodePresent(one) for one in made):
-        raise ForecastError("a node of the forecast was removed while it entered the scene; run it again")
+    check_present(scene, made)
     shown = _shown(browser)
     if stage is not None:
         stage(shown)

@@ -14,6 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from ..engine import Forecast
 from .geometry import Grid, oriented_image, vtk_matrix
 from .segmentation import LABELMAP, REFERENCE_GEOMETRY, SURFACE, Segment, know_conversions
+from .slices import check_present
 from .surfaces import CONVERSION, Surfaces
 
 # Roles that enclose what the user looks for: shown translucent in 3D. The others are opaque.
@@ -68,9 +69,9 @@ def add(scene, name: str, sequences: dict, tissues, segments, parent_transform=N
     Returns (browser, {same keys: proxy node}).
     """
     # Few slices: after each of them the application draws its 3D views again.
-    yield
     proxies = {}
     for key, sequence in sequences.items():
+        yield
         scene.AddNode(sequence)
         first = sequence.GetNthDataNode(0)
         title = name if key == "segmentation" else f"{name} tumor probability"
@@ -81,11 +82,13 @@ def add(scene, name: str, sequences: dict, tissues, segments, parent_transform=N
         proxy.CreateDefaultDisplayNodes()
         proxy.GetDisplayNode().SetVisibility(False)
         proxy.CopyContent(first)
+        if key == "segmentation":
+            _show_segments(proxy, tissues, segments, reference)
+        else:
+            _show_probability(proxy)
         proxies[key] = proxy
-    _show_segments(proxies["segmentation"], tissues, segments, reference)
-    if "probability" in proxies:
-        _show_probability(proxies["probability"])
     yield
+    check_present(scene, (*sequences.values(), *proxies.values()))
     browser = slicer.vtkMRMLSequenceBrowserNode()
     browser.SetName(scene.GenerateUniqueName(f"{name} browser"))
     scene.AddNode(browser)

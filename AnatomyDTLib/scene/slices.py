@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 
 import slicer
 
-from ..engine import Cancelled
+from ..engine import Cancelled, ForecastError
 
 
 def finished(slices: Generator, cancelled: Callable[[], bool] | None = None):
@@ -58,6 +58,12 @@ def saying(slices: Generator, say: Callable) -> Generator:
             yield say(said)
     finally:
         slices.close()
+
+
+def check_present(scene, entering) -> None:
+    """Raises ForecastError when one of the nodes was removed between two slices."""
+    if not all(scene.IsNodePresent(node) for node in entering):
+        raise ForecastError("a node of the forecast was removed while it entered the scene; run it again")
 
 
 def nodes(scene, class_name: str) -> list:
