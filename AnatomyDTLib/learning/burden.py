@@ -59,7 +59,7 @@ class BurdenLaw(nn.Module):
         "alpha_per_gy": (1e-3, 1.0, 0.06),
         "alpha_beta_gy": (2.0, 40.0, 10.0),       # alpha/beta 10 Gy: Rockne et al. 2010
         "drug_effect": (0.05, 10.0, 1.0),         # m, 1 is the sensitivity that the treatment names
-        "drug_half_per_day": (0.01, 10.0, 1.0),   # r_half
+        "drug_half_per_day": (0.01, 10.0, 0.3),   # r_half
         "clearance_days": (1.0, 100.0, 10.0),
     }
 

@@ -10,7 +10,8 @@ Between label maps only the interfaces of p are seen, so they are what is solved
 * Cross-diffusion is a velocity v_k = Σ_j χ_kj ∇p_j. All other classes move down the tumor's gradient (χ_kT < 0, competition
   for space), all with the same velocity: the limit of a stiff competition, as in `physics.pressure`. There it solves a
   pressure equation whose solution beside a front falls off as exp(−d / reach); here that profile is taken, with the part of
-  the front's advance that pushes, and the reach, learned. The tumor itself moves along χ_Tj ∇p_j.
+  the front's advance that pushes, and the reach, learned. Where a tumor recedes there is no void: the tissue beside it comes
+  back with it. The tumor itself moves along χ_Tj ∇p_j.
 * Along a wall that it does not pass (a vessel, a ventricle) a tumor may grow faster, over a learned distance.
 * Every other class may creep outward or inward by itself (a vessel's wall that thickens), at a rate that fades.
 * s_k: radiation and drugs act on the living part of the tumor; an operation leaves a cavity.
@@ -42,7 +43,9 @@ from .weights import TrainingError, read_tensors
 
 FORMAT = "anatomydt-twin-1"
 # Widths in which the tumor's surroundings are looked at, mm.
-DIRECTION_MM, TISSUE_MM, EXTENSION_MM = 2.0, 2.0, 6.0
+DIRECTION_MM, TISSUE_MM = 2.0, 2.0
+# Over what lengths the front's speed is carried to the voxels beside it: for the front itself, for the tissue that it pushes.
+FRONT_MM, EXTENSION_MM = 2.0, 6.0
 # Distances to the tumor that the network sees as exp(−d/length), to the other classes as tanh(d/length), mm.
 TUMOR_LENGTHS_MM, CLASS_LENGTH_MM = (3.0, 10.0, 30.0), 6.0
 # The network may change a speed or a push by this factor at most, either way.
@@ -98,6 +101,7 @@ class AnatomyTwin(nn.Module):
         self.diffusivity = Bounded(1e-3, 10.0, torch.where(D > 0, D, torch.full_like(D, 0.3 * typical)))
         self.register_buffer("typical", torch.tensor(typical))
         self.push = nn.Parameter(torch.tensor(0.0))
+        self.closing = nn.Parameter(torch.tensor(2.0))
         self.reach_mm = Bounded(2.0, 100.0, 15.0)
         self.walls = [k for k in self.others if k not in self.tiers.hosts and k not in self.still]
         self.along = nn.Parameter(torch.zeros(len(self.walls)))
@@ -107,7 +111,7 @@ class AnatomyTwin(nn.Module):
         self.creep_days = Bounded(5.0, 1000.0, torch.full((len(self.others),), 60.0))
         self.sharpness = Bounded(1.0, 10.0, 1.5)
         self.growth = GrowthNetwork(GrowthConfig(
-            anatomy.names, config.axes, config.images, context=len(anatomy) + len(TUMOR_LENGTHS_MM), numbers=4, extra=2,
+            anatomy.names, config.axes, config.images, context=len(anatomy) + len(TUMOR_LENGTHS_MM), numbers=5, extra=2,
             width=config.hidden, limit_per_day=config.limit_per_day,
         )) if config.network else None
         self.variation = None
@@ -131,7 +135,9 @@ class AnatomyTwin(nn.Module):
         keep = not torch.is_grad_enabled() or self._graph_bytes(psi) * len(grid) < GRAPH_BYTES
         self.variation = psi.new_zeros(())
         visits, states = set(grid.visits), []
-        psi, burden = self._operated(psi, burden, batch, 0)
+        # how far the front has come since the first visit (or the last operation), and the furthest it had come; mm
+        come = furthest = torch.zeros_like(grid.dt[0])
+        psi, burden, _ = self._operated(psi, burden, batch, 0)
         for step in range(len(grid)):
             dt, radius = grid.dt[step], self.law.radius_mm(burden)
             burden = self.law.step(burden, dt, grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
@@ -140,11 +146,14 @@ class AnatomyTwin(nn.Module):
             exposed = exposures(given_gy, grid.dose_gy[step], given_kill, grid.drug[step], dt)
             if not self.config.treatment:
                 exposed = torch.zeros_like(exposed)
-            inputs = (psi, radius, advance, grid.start[step], dt, exposed, batch.images, batch.spacing_mm)
+            inputs = (psi, radius, advance, come, furthest, grid.start[step], dt, exposed, batch.images, batch.spacing_mm)
             psi, variation = self._step(*inputs) if keep else checkpoint(
                 self._step, *inputs, use_reentrant=False, preserve_rng_state=False)
             self.variation = self.variation + variation / len(grid)
-            psi, burden = self._operated(psi, burden, batch, step + 1)
+            come = come + advance
+            furthest = torch.maximum(furthest, come)
+            psi, burden, whole = self._operated(psi, burden, batch, step + 1)
+            come, furthest = come * whole, furthest * whole
             if step + 1 in visits:
                 states.append(self.tiers.decode(psi, self.sharpness()))
         return torch.stack(states, 1)
@@ -155,10 +164,11 @@ class AnatomyTwin(nn.Module):
 
     # ---- one step
 
-    def _step(self, psi, radius, advance, start, dt, exposed, images, spacing_mm):
+    def _step(self, psi, radius, advance, come, furthest, start, dt, exposed, images, spacing_mm):
         """One step: (levels, TV of the growth map).
 
         radius, advance: (B,) mm, of the whole tumor, and how far its front comes where D is typical
+        come, furthest: (B,) mm, how far it has come by now, and the furthest it had come
         """
         config = self.config
         tumor = psi[:, self.tumors].amax(1, keepdim=True)
@@ -169,14 +179,15 @@ class AnatomyTwin(nn.Module):
             context = [torch.tanh(psi * (config.width_mm / 4 / CLASS_LENGTH_MM))]
             context += [torch.exp(-distance.abs() / length) for length in TUMOR_LENGTHS_MM]
             days = dt.clamp(min=1.0)
-            numbers = torch.stack((torch.log(radius / 12), torch.tanh(5 * advance / days), torch.sign(advance), start / 100), 1)
+            numbers = (torch.log(radius / 12), torch.tanh(5 * advance / days), torch.sign(advance), come / 12, start / 100)
             p = self.tiers.decode(psi, self.sharpness())
-            rates, extra = self.growth(p, exposed, images, spacing_mm=spacing_mm, context=torch.cat(context, 1), numbers=numbers)
+            rates, extra = self.growth(p, exposed, images, spacing_mm=spacing_mm, context=torch.cat(context, 1),
+                                       numbers=torch.stack(numbers, 1))
             bound = math.log(LARGEST_FACTOR)
             speed, push = (bound * torch.tanh(e / bound) for e in extra.split(1, 1))
             change, variation = rates * _each(dt, rates), total_variation(rates, spacing_mm)
         if config.diffusion:
-            psi = self._transported(psi, advance, dt, distance, speed, push, spacing_mm)
+            psi = self._transported(psi, advance, come, furthest, dt, distance, speed, push, spacing_mm)
         elif config.growth_law:
             # without a front the tumor's growth is a rate in place
             grown = torch.zeros_like(psi)
@@ -186,11 +197,12 @@ class AnatomyTwin(nn.Module):
             psi = self.tiers.react(psi, change, self.sharpness())
         return psi + self._crept(psi, start, dt), variation
 
-    def _transported(self, psi, advance, dt, distance, speed, push, spacing_mm):
-        """The front moves by c n, all other tissue by push · c n exp(−|d|/reach), n the tumor's normal, c in mm.
+    def _transported(self, psi, advance, come, furthest, dt, distance, speed, push, spacing_mm):
+        """The front moves by c n, all other tissue by a part of it that falls off as exp(−|d|/reach), n the tumor's normal.
 
-        c = advance · sqrt(D/D_typical) · e^(speed + Σ_j along_j exp(−d_j/l_j)) where the tumor grows, d_j the distance to a wall
-        that it does not pass; where it shrinks, it does so everywhere alike.
+        c = sqrt(D/D_typical) e^(speed + Σ_j along_j exp(−d_j/l_j)) times the advance, in mm, d_j the distance to a wall that it
+        does not pass. It recedes the way it came; inside its first extent it does so everywhere alike. The part: `push`
+        where the front is further than ever, `closing` where it recedes or comes back.
         """
         config = self.config
         tumor = psi[:, self.tumors].amax(1, keepdim=True)
@@ -202,19 +214,22 @@ class AnatomyTwin(nn.Module):
             nearness = torch.exp(-outside / _across(self.along_mm(), psi))
             factor = factor * torch.exp((_across(self.along, psi) * nearness).sum(1, keepdim=True))
         front = torch.sigmoid(tumor) * torch.sigmoid(-tumor) + 1e-12
-        advance = _each(advance, psi)
-        c = extended(factor, front, EXTENSION_MM, spacing_mm) * functional.relu(advance) - functional.relu(-advance)
-        direction = outward(distance, DIRECTION_MM, spacing_mm)
-        mobile = 1 - self._still(psi)
+        after = come + advance
+        by_tissue = _each(functional.relu(after) - functional.relu(come), psi)
+        alike = _each(advance, psi) - by_tissue
+        direction = outward(distance, DIRECTION_MM, spacing_mm) * (1 - self._still(psi))
         moved = [None] * psi.shape[1]
-        u = c * direction * mobile
+        u = (extended(factor, front, FRONT_MM, spacing_mm) * by_tissue + alike) * direction
         if config.cross_diffusion:
-            share = torch.sigmoid(self.push + push) * torch.exp(-distance.abs() / self.reach_mm())
+            beside = extended(factor, front, EXTENSION_MM, spacing_mm)
+            new = beside * _each(functional.relu(after - furthest), psi)
+            part = torch.sigmoid(self.push + push) * new + torch.sigmoid(self.closing) * (beside * by_tissue + alike - new)
             pushed = [k for k in self.others if k not in self.still]
-            for i, level in zip(pushed, carried(psi[:, pushed], u * share, spacing_mm).unbind(1)):
+            carrying = direction * part * torch.exp(-distance.abs() / self.reach_mm())
+            for i, level in zip(pushed, carried(psi[:, pushed], carrying, spacing_mm).unbind(1)):
                 moved[i] = level
             attracting = (without_tumor[:, self.others] * _across(self.chi, psi)).sum(1, keepdim=True)
-            u = u + _each(dt, psi) * gradient(blur(attracting, TISSUE_MM, spacing_mm)[:, 0], spacing_mm) * mobile
+            u = u + _each(dt, psi) * gradient(blur(attracting, TISSUE_MM, spacing_mm)[:, 0], spacing_mm) * (1 - self._still(psi))
         for i, level in zip(self.tumors, carried(psi[:, self.tumors], u, spacing_mm).unbind(1)):
             moved[i] = level
         return torch.stack([psi[:, k] if level is None else level for k, level in enumerate(moved)], 1)
@@ -229,7 +244,7 @@ class AnatomyTwin(nn.Module):
         """Change of the levels of the classes that creep: a speed in mm/day that fades with the days, over a level's slope."""
         fading = self.creep_days()
         days = fading * torch.exp(-start[:, None] / fading) * -torch.expm1(-dt[:, None] / fading)
-        crept = torch.zeros_like(psi[:, :, ...]).flatten(2)[:, :, 0].clone()
+        crept = psi.new_zeros(psi.shape[:2])
         crept[:, self.others] = FASTEST_CREEP_MM_PER_DAY * torch.tanh(self.creep) * days * (4 / self.config.width_mm)
         return crept.reshape(*crept.shape, *[1] * self.config.axes)
 
@@ -245,7 +260,8 @@ class AnatomyTwin(nn.Module):
         return torch.sqrt(size / math.pi) if self.config.axes == 2 else (0.75 * size / math.pi) ** (1 / 3)
 
     def _operated(self, psi, burden: Burden, batch: Batch, steps: int):
-        """Levels and burden after the operations that come after `steps` steps; the mask is found without gradients."""
+        """Levels, burden and (B,) 0 for an operated case, 1 for others; the mask is found without gradients."""
+        whole = torch.ones_like(burden.dead)
         for due, case, surgery in batch.grid.resections:
             if due != steps or not self.config.treatment:
                 continue
@@ -270,10 +286,9 @@ class AnatomyTwin(nn.Module):
                 new[k] = torch.minimum(new[k], -level) if surgery.residual_fraction == 0 else new[k] + remains * mask.to(psi)
             psi = torch.cat((psi[:case], torch.stack(new).unsqueeze(0), psi[case + 1 :]))
             kept = 1 - float((mask & visible).sum()) / max(int(visible.sum()), 1) * (1 - surgery.residual_fraction)
-            every = torch.ones(len(psi), dtype=psi.dtype, device=psi.device)
-            every[case] = kept
-            burden = self.law.cut(burden, every)
-        return psi, burden
+            burden = self.law.cut(burden, torch.where(whole.new_tensor(range(len(psi))) == case, kept, 1.0))
+            whole[case] = 0.0
+        return psi, burden, whole
 
     # ---- what it takes, what it has learned, where it is kept
 
@@ -288,6 +303,7 @@ class AnatomyTwin(nn.Module):
         creep = FASTEST_CREEP_MM_PER_DAY * torch.tanh(self.creep.detach())
         return {
             **self.law.values(), "reach_mm": float(self.reach_mm().detach()), "pushed_part": float(torch.sigmoid(self.push.detach())),
+            "closing_part": float(torch.sigmoid(self.closing.detach())),
             "diffusivity_mm2_per_day": dict(zip(each, self.diffusivity().tolist())),
             "along_walls": dict(zip([self.anatomy.tissues[k].name for k in self.walls], self.along.tolist())),
             "chi_mm2_per_day": dict(zip(each, self.chi.tolist())), "creep_mm_per_day": dict(zip(each, creep.tolist())),
