@@ -18,8 +18,11 @@ NAMES = ("persistence", "fisher-kpp", "cross-diffusion", *LEARNED)
 def build(method: str, dataset, **settings) -> nn.Module:
     """A baseline for the classes, axes and images of a dataset; settings: what its class takes by name."""
     if method == "persistence":
-        return Persistence()
+        return Persistence(**settings)
     if method in ("fisher-kpp", "cross-diffusion"):
-        return Mechanistic(dataset.anatomy, crossing=method == "cross-diffusion")
-    images = dataset.cases[0].images
-    return LEARNED[method](len(dataset.spacing_mm), len(dataset.anatomy), 0 if images is None else len(images), **settings)
+        return Mechanistic(dataset.anatomy, crossing=method == "cross-diffusion", **settings)
+    anatomy, images = dataset.anatomy, dataset.cases[0].images
+    sizes = len(dataset.spacing_mm), len(anatomy), 0 if images is None else len(images)
+    if method == "flow":
+        return Flow(*sizes, anatomy.tumors + anatomy.with_role("cavity", "necrosis"), **settings)
+    return LEARNED[method](*sizes, **settings)

@@ -37,32 +37,33 @@ def flowed(velocity: torch.Tensor, squarings: int) -> torch.Tensor:
 class Flow(nn.Module):
     """p(t) = softmax(logits(p(0) ∘ exp(v)) + c): v a stationary velocity, c a correction, both from one UNet.
 
-    v and c are conditioned on the first state, the days and the treatment; v grows with the days. The correction lets the
-    tumor appear and vanish, which no flow can. axes, classes, images, width, levels: as of `UNet`;
-    squarings: halvings of the flow.
+    v and c are conditioned on the first state, the images, the days and the treatment. The correction lets the classes
+    `corrected` appear and vanish (tumor, cavity), which no flow can. axes, classes, images, width, levels: as of `UNet`;
+    smooth: times that the velocity is blurred; squarings: halvings of the flow.
     """
 
     name = "Flow"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 3, squarings: int = 5, smooth: int = 0, only: int = 0):
+    def __init__(
+        self, axes: int, classes: int, images: int, corrected: tuple[int, ...],
+        *, width: int = 16, levels: int = 3, smooth: int = 4, squarings: int = 5,
+    ):
         super().__init__()
-        self.axes, self.squarings, self.smooth, self.only = axes, squarings, smooth, only
+        self.axes, self.smooth, self.squarings, self.corrected = axes, smooth, squarings, list(corrected)
         self.backbone = Backbone(axes, 2 * classes + images + CONDITIONS, width, levels)
-        self.head = Head(axes, width, CONDITIONS, axes + classes)
+        self.head = Head(axes, width, CONDITIONS, axes + len(corrected))
 
     def forward(self, batch) -> torch.Tensor:
         """(B, V − 1, K, *S)"""
         seen, p = channels(batch), batch.states[:, 0]
+        index = torch.tensor(self.corrected, device=p.device)
         predicted = []
         for visit in range(1, batch.states.shape[1]):
             condition = condition_of(batch, 0, visit)
             out = self.head(self.backbone(torch.cat((seen, everywhere(condition, seen)), 1)), condition)
-            velocity, correction = out[:, :self.axes], out[:, self.axes:]
+            velocity = out[:, :self.axes]
             for _ in range(self.smooth):
                 velocity = blurred(velocity)
-            if self.only:
-                keep = torch.zeros(correction.shape[1]); keep[-1] = 1
-                correction = correction * keep.reshape(1, -1, 1, 1)
-            moved = warped(p, flowed(velocity, self.squarings))
-            predicted.append(torch.softmax(logits(moved) + correction, 1))
+            moved = logits(warped(p, flowed(velocity, self.squarings)))
+            predicted.append(torch.softmax(moved.index_add(1, index, out[:, self.axes:]), 1))
         return torch.stack(predicted, 1)

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ...physics.equation import CrossDiffusion, Stepper
 from ...physics.jacobi import JacobiStepper
@@ -65,20 +66,23 @@ class Mechanistic(nn.Module):
         for step in range(len(grid)):
             p = self._resected(p, batch, step)
             p = self._killed(p, under, grid, step)
-            p = self._crossed(p, D, batch, grid.dt[step]) if self.crossing else self._grown(p, under, D, batch, grid.dt[step])
+            inputs = (p, under, D, batch.spacing_mm, grid.dt[step])
+            one = self._crossed if self.crossing else self._grown
+            # the graph of a single step on 96² voxels takes 100 MB a case
+            p = checkpoint(one, *inputs, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else one(*inputs)
             if step + 1 in visits:
                 p = self._resected(p, batch, step + 1)
                 found.append((1 - DOUBT) * p + DOUBT / p.shape[1])
         return torch.stack(found, 1)
 
-    def _grown(self, p, under, D, batch, dt):
+    def _grown(self, p, under, D, spacing_mm, dt):
         """Fisher-KPP: the tumors and one class in their way are stepped, the rest stays."""
         n = len(self.tumors)
         lumped = torch.cat((p[:, self.tumors], p[:, self.hosts].sum(1, keepdim=True)), 1)
         # edema gives way to the tumor before it
         yields = tuple(tuple(j for j in range(i + 1, n + 1)) for i in range(n)) + ((),)
         still = 1 - lumped.sum(1, keepdim=True)
-        lumped = self._stepped(torch.cat((lumped, still), 1), (*yields, ()), D, None, batch.spacing_mm, dt)
+        lumped = self._stepped(torch.cat((lumped, still), 1), (*yields, ()), D, None, spacing_mm, dt)
         classes = list(p.unbind(1))
         for i, k in enumerate(self.tumors):
             classes[k] = lumped[:, i]
@@ -86,13 +90,13 @@ class Mechanistic(nn.Module):
             classes[k] = lumped[:, n] * under[:, i]
         return torch.stack(classes, 1)
 
-    def _crossed(self, p, D, batch, dt):
+    def _crossed(self, p, under, D, spacing_mm, dt):
         """Cross-diffusion: the tumors drift along the other classes, which make room each for itself."""
         K = p.shape[1]
         yields = tuple(self.anatomy.yields(k) if k in self.tumors else () for k in range(K))
         rows = torch.zeros(K, 1, device=p.device)
         rows[self.tumors] = 1.0
-        return self._stepped(p, yields, D, rows * self.chi, batch.spacing_mm, dt)
+        return self._stepped(p, yields, D, rows * self.chi, spacing_mm, dt)
 
     def _stepped(self, p, yields, D, chi, spacing_mm, dt):
         """One step of each case's own length: coefficients times dt, stepped by 1. D: (B, *S); chi: (K, K)"""
