@@ -38,7 +38,7 @@ def worked(function):
 
 
 def test_the_interface_answers_within_200_ms_at_the_size_of_a_brain(host):
-    """The bundled sample, 151 x 187 x 161 voxels with 6 tissues: run, result, playing, overlay, comparison, replacement."""
+    """The bundled sample, 151 x 187 x 161 voxels, 6 tissues: run, result, playing, overlay, comparison, replacement."""
     import SampleData
 
     ui, longest = host.widget.ui, {}
@@ -55,7 +55,8 @@ def test_the_interface_answers_within_200_ms_at_the_size_of_a_brain(host):
     longest["run"] = host.wait(lambda: seen.append(ui.statusLabel.text) or not host.widget.logic.running, 240)
     shown = host.widget.shown()
     assert "complete" in ui.statusLabel.text, ui.logTextEdit.toPlainText()
-    assert any(text.startswith("making surfaces") for text in seen) and any(text.startswith("making frame") for text in seen)
+    for phase in ("making surfaces", "making frame"):
+        assert any(text.startswith(phase) for text in seen)
     for frame in (*range(1, 5), 0):
         longest[f"frame {frame}"] = worked(lambda: shown.browser.SetSelectedItemNumber(frame))
     longest["overlay"] = worked(lambda: ui.overlayCheckBox.setChecked(True))
@@ -69,8 +70,10 @@ def test_the_interface_answers_within_200_ms_at_the_size_of_a_brain(host):
     baseline = scenes.segmentation.read(shown.baseline)
     _, segments = scenes.segmentation.assigned(baseline, computed[0].plan, host.widget.plan()[1])
     frames = [shown.sequence.GetNthDataNode(i).GetSegmentation() for i in range(5)]
-    meshes = [[f.GetNthSegment(k).GetRepresentation("Closed surface") for k in range(f.GetNumberOfSegments())] for f in frames]
-    slices = scenes.showing(slicer.mrmlScene, computed[0], baseline, segments, "Forecast", lambda i: meshes[i], {}, logic.stage)
+    meshes = [
+        [f.GetNthSegment(k).GetRepresentation("Closed surface") for k in range(f.GetNumberOfSegments())] for f in frames]
+    slices = scenes.showing(
+        slicer.mrmlScene, computed[0], baseline, segments, "Forecast", lambda i: meshes[i], {}, logic.stage)
     replaced = []
     for number in range(100):
         longest[f"slice {number}"] = worked(lambda: replaced.append(next(slices, None)))
@@ -290,9 +293,10 @@ def test_a_logic_alone_survives_the_closing_of_the_scene(host, computed):
 
 ENDS = {
     "a crash": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ("crashed", "SIGSEGV")),
-    "killed for memory": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", ("memory was full", "crop the image")),
+    "killed for memory": (
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", ("memory was full", "crop the image")),
     "no memory for torch": (
-        "raise RuntimeError(\"[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes\")",
+        "raise RuntimeError(\"[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes\")",
         ("memory was full",)),
     "no memory on the card": ("raise RuntimeError('CUDA out of memory. Tried to allocate 9 GiB')", ("memory was full",)),
     "an error": ("raise RuntimeError('the cause')", ("ended unexpectedly", "RuntimeError: the cause")),
@@ -330,8 +334,8 @@ def test_what_the_worker_cannot_do_is_one_sentence(tmp_path):
     )
     for error, word in (("MemoryError", "not enough memory"), ("OSError(28, 'No space left on device')", "No space left")):
         done = subprocess.run(
-            [sys.executable, "-c", code.format(error), str(MODULE_FOLDER / "AnatomyDTPanel"), str(tmp_path), str(os.getpid())],
-            timeout=20, capture_output=True)
+            [sys.executable, "-c", code.format(error), str(MODULE_FOLDER / "AnatomyDTPanel"), str(tmp_path),
+             str(os.getpid())], timeout=20, capture_output=True)
         assert done.returncode == 2 and word in json.loads((tmp_path / "refusal.json").read_text())
 
 
@@ -349,7 +353,7 @@ def test_a_cleaned_temporary_folder_is_survived(host):
 
 @pytest.mark.skipif(os.name == "nt", reason="reads the processes of a POSIX system")
 def test_an_application_that_is_quit_during_a_run_leaves_nothing_behind(tmp_path):
-    """The application goes without a word, as when it crashes: its process ends, and the patient's arrays are removed."""
+    """The application goes without a word, as when it crashes: the process ends, the patient's arrays are removed."""
     code = (
         "import os, sys, time, numpy as np; sys.path[:0] = sys.argv[1:3]\n"
         "from AnatomyDTLib import presets\n"
@@ -408,7 +412,8 @@ def test_several_follow_ups_are_compared_in_one_table(host, computed):
     browsed = shown.browser.GetSelectedItemNumber()
     scores, table = logic.score(shown, [(early, 20.0), (late, 33.0)], waitForCompletion=True)
     assert table.GetName() == "Forecast against 2 follow-ups" and len(scores) == 2
-    column = {table.GetTable().GetColumnName(c): table.GetTable().GetColumn(c) for c in range(table.GetNumberOfColumns())}
+    stored = table.GetTable()
+    column = {stored.GetColumnName(c): stored.GetColumn(c) for c in range(stored.GetNumberOfColumns())}
     rows = range(table.GetNumberOfRows())
     assert [column["Follow-up"].GetValue(r) for r in rows] == ["Early", "Early", "Late", "Late"]
     assert [column["Day"].GetValue(r) for r in rows] == [20, 20, 33, 33]
@@ -450,7 +455,8 @@ def test_a_new_forecast_comes_to_the_front_with_the_views_on_its_tumor(host, com
     assert np.allclose([slices.GetSliceToRAS().GetElement(i, 3) for i in range(3)][2], 11.5)
     run(host, "Second")
     second = host.widget.shown()
-    assert not first.proxy.GetDisplayNode().GetVisibility() and not first.probability_proxy.GetDisplayNode().GetVisibility()
+    for proxy in (first.proxy, first.probability_proxy):
+        assert not proxy.GetDisplayNode().GetVisibility()
     assert second.proxy.GetDisplayNode().GetVisibility()
     host.widget.logic.bringToFront(first)
     assert first.proxy.GetDisplayNode().GetVisibility() and not second.proxy.GetDisplayNode().GetVisibility()

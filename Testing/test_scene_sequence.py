@@ -326,7 +326,7 @@ def test_a_band_lies_around_a_line_and_goes_with_its_forecast(slicer_scene, pati
         values = shown.table.GetTable().GetColumnByName(line.GetYColumnName())
         assert [values.GetValue(row) for row in range(4)] == pytest.approx((factor * mean).tolist())
         assert line.GetXColumnName() == "Day" and line.GetColor() == (1.0, 0.5, 0.0)
-    with pytest.raises(scenes.ForecastError, match="3 days, and its table 4"):
+    with pytest.raises(scenes.ForecastError, match="3 days, its table 4"):
         charts.add_band(slicer_scene, shown.table, shown.chart, "Brain", mean[:3], mean[:3], (0, 0, 0))
     scenes.remove(shown)
     assert not set(line.GetID() for line in lines) & set(ids(slicer_scene)) and len(ids(slicer_scene)) < len(before)

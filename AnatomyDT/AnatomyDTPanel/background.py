@@ -161,7 +161,10 @@ class Process:
         if code in (-9, 137):
             return full.replace("because", "by the system, most often because")
         if code < 0 or code >= 0xC0000000:
-            return f"the computation crashed ({_crash(code)}); the log says what it did last. Run it again, or on another device"
+            return (
+                f"the computation crashed ({_crash(code)}); the log says what it did last. "
+                "Run it again, or on another device"
+            )
         last = self.log[-1] if self.log else "it said nothing"
         return f"the computation ended unexpectedly (exit code {code}): {last}"
 
@@ -177,8 +180,8 @@ def _crash(code: int) -> str:
 class Computed:
     """What a forecast's process made.
 
-    surfaces: frame by frame, the closed surfaces of tissues 1, 2, ... as `scene.surfaces.arrays_of` gives them; the same
-        object in two frames that do not differ. None where the process has no VTK
+    surfaces: frame by frame, the closed surfaces of tissues 1, 2, ... as `scene.surfaces.arrays_of` gives them; the
+        same object in two frames that do not differ. None where the process has no VTK
     tumor_center: (k, j, i) of the tumor's middle on day 0, None without a tumor
     """
 

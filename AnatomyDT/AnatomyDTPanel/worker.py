@@ -66,7 +66,8 @@ def score(folder: str, request: dict) -> None:
     for number, names in enumerate(request["names"]):
         tell(number / len(request["names"]), "comparing")
         predicted, observed = load(folder, f"predicted{number}"), load(folder, f"observed{number}")
-        found = evaluation.score(predicted, observed, request["spacing_mm"], {int(value): name for value, name in names})
+        names = {int(value): name for value, name in names}
+        found = evaluation.score(predicted, observed, request["spacing_mm"], names)
         answer.append([dataclasses.asdict(one) for one in found])
     write(folder, "answer.json", answer)
 

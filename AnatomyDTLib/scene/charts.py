@@ -35,14 +35,14 @@ def add(scene, name: str, forecast: Forecast, segments):
 
 
 def add_band(scene, table, chart, column: str, lower, upper, color):
-    """A band around a line of a forecast's chart: two columns of its table, two dashed lines without markers, (series, series).
+    """A band around a line of a forecast's chart: two columns of its table, two dashed lines; returns the lines.
 
     column: the line's; lower, upper: (T,) mL, the volumes between which an ensemble lies
     """
     series = []
     for title, values in ((f"{column}, lower", lower), (f"{column}, upper", upper)):
         if len(values) != table.GetNumberOfRows():
-            raise ForecastError(f"the band of '{column}' has {len(values)} days, and its table {table.GetNumberOfRows()}")
+            raise ForecastError(f"the band of '{column}' has {len(values)} days, its table {table.GetNumberOfRows()}")
         stored = vtk.vtkDoubleArray()
         stored.SetName(title)
         for value in values:

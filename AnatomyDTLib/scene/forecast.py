@@ -95,7 +95,7 @@ def read_maps(baseline: Baseline, regions: dict | None, doses: dict | None) -> t
 def show(
     scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", cancelled=None
 ) -> Shown:
-    """Puts a forecast into the scene in one go; as `showing`. Raises Cancelled when `cancelled()`, asked between slices."""
+    """Puts a forecast into the scene in one go; as `showing`. Raises Cancelled when `cancelled()` between two slices."""
     return finished(showing(scene, found, baseline, segments, name), cancelled)
 
 
@@ -137,7 +137,8 @@ def _showing(scene, found, baseline, segments, name, meshes, attributes, stage):
     parent = scene.GetNodeByID(baseline.parent_transform_id) if baseline.parent_transform_id else None
     if baseline.parent_transform_id and parent is None:
         raise ForecastError(
-            "the segmentation's transform was removed during the run; without it the forecast lies elsewhere: run it again"
+            "the segmentation's transform was removed during the run; without it the forecast lies elsewhere: "
+            "run it again"
         )
     tissues = found.plan.anatomy.tissues[1:]
     browser, proxies = yield from sequence.add(scene, name, sequences, tissues, segments, parent, reference)

@@ -48,7 +48,7 @@ def segmentation_sequence(forecast: Forecast, grid: Grid, segments, name: str, m
 
 
 def probability_sequence(forecast: Forecast, grid: Grid, name: str):
-    """Slices, one a day, of a vtkMRMLSequenceNode, not in a scene, of scalar volumes: the tumor's probability, 0 to 1."""
+    """Slices, one a day, of a sequence node, not in a scene, of scalar volumes: the tumor's probability, 0 to 1."""
     assert forecast.tumor_probability is not None
     sequence = _empty_sequence(name)
     for day, probability in zip(forecast.days, _frames(forecast.tumor_probability, grid)):
