@@ -264,7 +264,7 @@ class Forecasting:
         try:
             why = self.logic.ensureDependencies(weights=p.model == models.WEIGHTS)
             if why:
-                return self.say(why)
+                return self.sayNotInstalled(why)
             plan, assignment = self.plan()
             self.ui.logTextEdit.setPlainText("")
             self._started = (time.monotonic(), self.expectedSeconds())
@@ -277,6 +277,10 @@ class Forecasting:
         except ValueError as error:
             return self.say(str(error))
         self.onStarted()
+
+    def sayNotInstalled(self, why):
+        self.ui.logTextEdit.setPlainText("\n".join(self.logic.installationLog))
+        self.say(why)
 
     def onStarted(self):
         self.say(_("Starting..."))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 
 import slicer
 from slicer.i18n import tr as _
@@ -17,17 +15,16 @@ from AnatomyDTLib.scene.slices import saying
 from AnatomyDTLib.scene.surfaces import stored_meshes
 
 from .background import Run, Scoring
-from .devices import torch_is_installed
 from .jobs import Jobs
+from .packages import Packages
 from .parameters import AnatomyDTParameterNode
 from .views import CENTER_ATTRIBUTE, Views
 
 # An attribute of the browser: the plan of the forecast that it plays, so that it can be run again elsewhere.
 PLAN_ATTRIBUTE = "AnatomyDT.Plan"
-MODULE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Views):
+class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
     """Runs forecasts in the background and finds them in the scene; needs no panel.
 
         logic = AnatomyDTLogic()
@@ -37,44 +34,10 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Views):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         Jobs.__init__(self)
+        Packages.__init__(self)
 
     def getParameterNode(self):
         return AnatomyDTParameterNode(super().getParameterNode())
-
-    def ensureDependencies(self, weights=False):
-        """Asks for what is not installed; "" when everything is there, else the sentence that the user reads.
-
-        weights: a growth network's file is to be read
-        """
-        if not torch_is_installed():
-            try:
-                import PyTorchUtils
-            except ModuleNotFoundError:
-                return _(
-                    "PyTorch is needed: install the PyTorch extension in the Extensions Manager, restart Slicer, "
-                    "press Apply again."
-                )
-            torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=">=2.2")
-            if torch is None:
-                return _("PyTorch was not installed, so nothing was computed. Press Apply to be asked again.")
-        return self._ensurePackages(("safetensors",)) if weights else ""
-
-    def ensureScoringPackages(self):
-        """Asks for what a comparison needs beyond a forecast; "" when everything is there, else why not."""
-        return self.ensureDependencies() or self._ensurePackages(("monai", "scikit-image"))
-
-    def _ensurePackages(self, names):
-        """Asks for those of Resources/requirements.txt; "" when they are there, else why not."""
-        import slicer.packaging
-
-        listed = slicer.packaging.load_requirements(os.path.join(MODULE_FOLDER, "Resources", "requirements.txt"))
-        try:
-            slicer.packaging.pip_ensure([one for one in listed if one.name in names], requester="AnatomyDT")
-        except RuntimeError:
-            return _("The packages were not installed, so nothing was computed. Press Apply to be asked again.")
-        except subprocess.CalledProcessError:
-            return _("The packages could not be installed: is there a network? Nothing was computed.")
-        return ""
 
     def forecast(
         self, segmentation, plan, reference=None, assignment=None, regions=None, doses=None, name="Forecast",

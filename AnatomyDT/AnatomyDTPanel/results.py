@@ -92,7 +92,7 @@ class Results:
         try:
             why = self.logic.ensureScoringPackages()
             if why:
-                return self.say(why)
+                return self.sayNotInstalled(why)
             self.logic.score(self.shown(), self.comparedFollowUps(), progress=self.onProgress, completed=self.onScored)
         except ValueError as error:
             return self.say(str(error))
