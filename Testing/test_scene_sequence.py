@@ -8,13 +8,15 @@ import pytest
 slicer = pytest.importorskip("slicer")
 import vtk  # noqa: E402
 
-from AnatomyDTLib.engine import Cancelled, Forecast  # noqa: E402
+from AnatomyDTLib.engine import Cancelled, Forecast, ForecastError  # noqa: E402
+from AnatomyDTLib.learning import evaluation  # noqa: E402
 from AnatomyDTLib.plan import Anatomy, Plan  # noqa: E402
 from AnatomyDTLib.presets import tissue  # noqa: E402
-from AnatomyDTLib.scene import charts  # noqa: E402
+from AnatomyDTLib.scene import charts, comparison  # noqa: E402
 from AnatomyDTLib.scene import forecast as scenes  # noqa: E402
 from AnatomyDTLib.scene import segmentation as nodes  # noqa: E402
 from AnatomyDTLib.scene.geometry import grid_of, grid_of_volume, numpy_matrix, vtk_matrix, voxels  # noqa: E402
+from AnatomyDTLib.scene.slices import finished  # noqa: E402
 
 SHAPE = (18, 24, 30)
 OBLIQUE = np.array([[0.6, -0.8 * 1.2, 0, 10], [0.8, 0.6 * 1.2, 0, -20], [0, 0, -2.5, 5], [0, 0, 0, 1.0]])
@@ -347,6 +349,51 @@ def test_two_forecasts_in_one_chart(slicer_scene, patient):
     assert ids(slicer_scene) == before
     scenes.remove(two)
     assert chart.GetNumberOfPlotSeriesNodes() == 1
+
+
+def later(patient, add_segmentation, radius=5):
+    """A follow-up of the patient, in the same place."""
+    node = add_segmentation(anatomy(radius), OBLIQUE, NAMES, "Later")
+    node.SetAndObserveTransformNodeID(patient[0].GetTransformNodeID())
+    return node
+
+
+@pytest.mark.parametrize("kind", ["emptied", "no_representation", "surface"])
+def test_a_segment_of_a_follow_up_that_has_gone_counts_as_absent(patient, add_segmentation, kind):
+    """A tumor that was removed leaves an empty segment; the others are compared all the same."""
+    shown, follow_up = shown_from(patient), later(patient, add_segmentation)
+    found = follow_up.GetSegmentation()
+    if kind == "surface":
+        follow_up.CreateClosedSurfaceRepresentation()
+        found.SetSourceRepresentationName("Closed surface")
+        found.RemoveRepresentation("Binary labelmap")
+        found.GetSegment("ID_Tumor").GetRepresentation("Closed surface").Initialize()
+    elif kind == "emptied":
+        found.SeparateSegmentLabelmap("ID_Tumor")
+        voxels(found.GetSegment("ID_Tumor").GetRepresentation("Binary labelmap"))[:] = 0
+    else:
+        found.GetSegment("ID_Tumor").RemoveAllRepresentations()
+    one = comparison.FollowUp.of(shown, follow_up, 90.0)
+    predicted, observed, names, spacing = finished(one.label_maps(shown))
+    brain, ventricle, tumor = evaluation.score(predicted, observed, spacing, names)
+    assert tumor.missing == "observed" and tumor.volume_observed_ml == 0 and tumor.dice == 0
+    assert brain.dice > 0.8 and ventricle.dice > 0.8
+
+
+def test_a_forecast_in_which_everything_has_gone_is_compared(patient, add_segmentation):
+    """A tumor segmentation without anatomy, and the tumor treated until none is drawn."""
+    labels = grown().labels.copy()
+    labels[-1] = 0
+    shown = shown_from(patient, dataclasses.replace(grown(), labels=labels))
+    one = comparison.FollowUp.of(shown, later(patient, add_segmentation), 90.0)
+    predicted, observed, _, _ = finished(one.label_maps(shown))
+    assert not predicted.any() and (observed == anatomy(5)).all()
+
+
+def test_a_follow_up_that_lies_elsewhere_is_refused(patient, add_segmentation):
+    shown, follow_up = shown_from(patient), add_segmentation(anatomy(5), np.diag([1, 1, 1, 1.0]), NAMES, "Later")
+    with pytest.raises(ForecastError, match="'Later' holds no voxel of the forecast's image"):
+        finished(comparison.FollowUp.of(shown, follow_up, 90.0).label_maps(shown))
 
 
 def test_a_failure_in_the_middle_leaves_the_scene_as_it_was(slicer_scene, patient):

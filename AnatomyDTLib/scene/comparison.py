@@ -59,15 +59,24 @@ class FollowUp:
         return cls(node, float(day), frame, days[frame], ids, " ".join(remarks))
 
     def label_maps(self, shown):
-        """Slices of (predicted, observed, label -> name, spacing_mm), the maps on the forecast's grid."""
+        """Slices of (predicted, observed, label -> name, spacing_mm), the maps on the forecast's grid.
+
+        Raises ForecastError when no segment of the follow-up has a voxel there.
+        """
         yield
         frame = segmentation.read(
-            shown.sequence.GetNthDataNode(self.frame), parent=shown.proxy.GetParentTransformNode())
+            shown.sequence.GetNthDataNode(self.frame), parent=shown.proxy.GetParentTransformNode(), may_be_empty=True)
         names = {k: s.name for k, s in enumerate(frame.segments, start=1) if s.name in self.ids}
         observed = np.zeros_like(frame.labels)
         for value, name in names.items():
             yield
-            observed[segmentation.region(frame, self.node, self.ids[name])] = value
+            # A segment without a voxel is a tissue that has gone, or never was: nothing of it is observed.
+            observed[segmentation.region(frame, self.node, self.ids[name], may_be_empty=True)] = value
+        if not observed.any():
+            raise ForecastError(
+                f"the follow-up '{self.node.GetName()}' holds no voxel of the forecast's image; choose one that overlaps it, "
+                "or register it first"
+            )
         return frame.labels, observed, names, frame.spacing_mm
 
 

@@ -73,13 +73,14 @@ def know_conversions() -> None:
         logic.SetMRMLScene(slicer.vtkMRMLScene())
 
 
-def read(node, reference=None, segment_ids=None, parent=None) -> Baseline:
+def read(node, reference=None, segment_ids=None, parent=None, may_be_empty=False) -> Baseline:
     """Reads a segmentation node; the node is not changed.
 
     node: vtkMRMLSegmentationNode
     parent: the transform node above it where it cannot tell itself: a sequence's frame has none
     reference: volume node whose voxels are taken; None: the segmentation's own geometry
     segment_ids: which segments; None: all
+    may_be_empty: a segmentation without a voxel, but with a geometry, is one too
     Raises ForecastError with one sentence.
     """
     if node is None:
@@ -110,7 +111,7 @@ def read(node, reference=None, segment_ids=None, parent=None) -> Baseline:
         labels, own, hidden = _hardened(segmentation, present, warp, grid, what)
         spacing_mm, shear, lost = own.spacing_mm, own.shear, 0
         warnings.append(f"the transform of {what} is not linear: it was hardened into the forecast's voxels")
-    if not labels.any():
+    if not labels.any() and not may_be_empty:
         where = "" if reference is None else f" inside the reference volume '{reference.GetName()}'"
         raise ForecastError(f"{what} is empty{where}; segment the anatomy and the tumor first")
     if hidden:
@@ -131,10 +132,11 @@ def read(node, reference=None, segment_ids=None, parent=None) -> Baseline:
     )
 
 
-def region(baseline: Baseline, node, segment_id: str | None = None) -> np.ndarray:
+def region(baseline: Baseline, node, segment_id: str | None = None, may_be_empty: bool = False) -> np.ndarray:
     """A resection region or radiation target on the baseline's grid, (Z, Y, X) bool, by nearest voxel.
 
     node: a segmentation node (one segment, or all together) or a label volume (non-zero voxels)
+    may_be_empty: a region without a voxel in the image is one too; else ForecastError
     """
     if node is None:
         raise ForecastError("no region is chosen; choose a segment or a label volume")
@@ -146,7 +148,7 @@ def region(baseline: Baseline, node, segment_id: str | None = None) -> np.ndarra
         inside = _merged(segmentation, ids, baseline.grid, matrix, warp)[0] > 0
     else:
         inside = _values(node, baseline.grid, matrix, warp, False, what)[0] != 0
-    if not inside.any():
+    if not inside.any() and not may_be_empty:
         raise ForecastError(f"{what} holds no voxel of the forecast's image; choose one that overlaps the segmentation")
     return inside
 
