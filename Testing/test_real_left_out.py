@@ -44,7 +44,7 @@ def patient(case, folder=FOLDER, every=1):
 
 
 def calibrated(case, folder=FOLDER, every=1, starts=2):
-    """The patient's twin from both scans; diffusivity and growth are fitted, with the cited priors and bounds."""
+    """The twin from both scans; what is fitted unless told otherwise, with the cited priors and bounds."""
     first, second, spacing_mm = patient(case, folder, every)
     plan = plan_to(DAYS[case], LAW)
     return calibrate([(0, first), (DAYS[case], second)], spacing_mm, plan, settings=Settings(starts=starts))
