@@ -59,6 +59,21 @@ def test_a_numbering_fills_the_tissues(host, numbering, named):
     assert host.widget.ui.applyButton.enabled == bool({"tumor", "edema"} & set(values.values()))
 
 
+def test_a_numbering_leaves_what_the_name_or_the_terminology_tells(host):
+    """A tumor of BraTS, value 4, that was copied into an anatomy of SynthSeg, where 4 is a ventricle."""
+    node = ready(host, names=("Segment_2", "Segment_4", "Tumor", "Mine", "Structure"))
+    found = node.GetSegmentation()
+    for i, value in ((2, 4), (3, 4), (4, 4)):
+        found.GetNthSegment(i).SetLabelValue(value)
+    found.GetNthSegment(3).SetTag(
+        slicer.vtkSegment.GetTerminologyEntryTagName(),
+        "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered Structure"
+        "~SCT^4147007^Mass~^^")
+    choose(host.widget.ui.numberingComboBox, "synthseg")
+    host.widget.ui.fillButton.click()
+    assert roles_shown(host) == ["white", "ventricle", "tumor", "tumor", "ventricle"]
+
+
 def test_a_numbering_says_which_labels_it_does_not_know(host):
     ui = host.widget.ui
     ready(host, names=("Segment_1", "Segment_7", "Segment_3"))

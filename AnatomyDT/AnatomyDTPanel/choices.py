@@ -30,16 +30,20 @@ class SegmentRow:
 
 
 def guessed_role(row: SegmentRow, numbering: str | None = None) -> str:
-    """The role that a numbering gives the segment's label, else its name or terminology; "" where nothing tells.
+    """The role that a segment's name, its terminology or a numbering tells; "" where nothing does.
 
-    numbering: one of labelling.NUMBERINGS, None for the names
+    numbering: one of labelling.NUMBERINGS: for a name that is a value ("Segment_3") and for a segment that tells
+        nothing else, whose label value is then taken; None: no numbering
     """
-    if numbering is None:
-        found = labelling.structure_of_segment(row.name, row.color, row.terminology)
+    # A label map that was imported without a colour table names its segments after their values.
+    number = re.fullmatch(r"(?:segment|label|region|class|value)?[\s_-]*(\d+)", row.name.strip(), re.IGNORECASE)
+    if numbering is not None and number:
+        found = labelling.NUMBERINGS[numbering].get(int(number.group(1)))
     else:
-        # A label map that was imported without a colour table names its segments after their values.
-        number = re.fullmatch(r"(?:segment|label|region|class|value)?[\s_-]*(\d+)", row.name.strip(), re.IGNORECASE)
-        found = labelling.NUMBERINGS[numbering].get(int(number.group(1)) if number else row.value)
+        found = labelling.structure_of_segment(row.name, row.color, row.terminology)
+        # A segment that was copied into the anatomy keeps the value of the numbering that it came from.
+        if found is None and numbering is not None:
+            found = labelling.NUMBERINGS[numbering].get(row.value)
     return found.role if found else ""
 
 
