@@ -101,7 +101,7 @@ def test_turning_a_batch_turns_all_of_it(dataset):
 
 
 def test_it_learns_keeps_the_best_and_is_deterministic(dataset):
-    config = dataclasses.replace(QUICK, steps=12, validations=6, rate=0.03, average=0.5)
+    config = dataclasses.replace(QUICK, steps=12, validations=6, rate=3e-3, average=0.5)
     a, first = trained(dataset, config)
     b, second = trained(dataset, config)
     assert same(a, b) and first.history == second.history

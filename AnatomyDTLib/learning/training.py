@@ -312,7 +312,7 @@ def _save(folder, model, optimiser, average, best, config, outcome, bad, dataset
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()} | {f"best.{k}": v for k, v in best.items()}
-    for i, state in enumerate(optimiser.state_dict()["state"].values()):
+    for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
     meta = {
         "format": FORMAT, "config": json.dumps(asdict(config)), "outcome": json.dumps(asdict(outcome)), "bad": str(bad),

@@ -84,7 +84,7 @@ class AnatomyTwin(nn.Module):
 
     name = "AnatomyDT"
     # The physical numbers are few and far from linear: they learn faster than the network's weights.
-    rates = {"growth.": 1.0, "chi": 1.0, "creep": 1.0, "": 10.0}
+    rates = {"growth.": 1.0, "chi": 1.0, "creep": 1.0, "": 20.0}
 
     def __init__(self, anatomy: Anatomy, config: TwinConfig):
         super().__init__()
