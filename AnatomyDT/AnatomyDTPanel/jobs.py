@@ -45,7 +45,7 @@ class Jobs:
         self._progress, self._completed = progress, completed
         self._stopped = self._outcome = None
         self._complete = False
-        self._scene, self._job = scene, job
+        self._scene, self._job = scene, self._apart(job)
         self._sceneTag = scene.AddObserver(scene.StartCloseEvent, self._onSceneClose)
         _busy.add(self)
         self._timer.setInterval(self.SLICE_MS)
@@ -61,6 +61,12 @@ class Jobs:
         if result is None:
             raise Cancelled(message)
         return result, node
+
+    def _apart(self, job):
+        """The same slices; what `completed` does is not part of the last one."""
+        outcome = yield from job
+        yield 1.0, ""
+        return outcome
 
     def start(self, process):
         """Watches a process of `background`; it ends with the job."""

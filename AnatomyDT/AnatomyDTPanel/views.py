@@ -10,6 +10,8 @@ from AnatomyDTLib.scene import forecast as rooms
 
 # An attribute of the browser: (k, j, i) of the tumor's middle on day 0.
 CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
+# An attribute of a slice view: its SliceToRAS, row by row, before two forecasts were placed side by side.
+FORMER_ATTRIBUTE = "AnatomyDT.FormerSliceToRAS"
 
 
 class Views:
@@ -38,6 +40,11 @@ class Views:
                     display.SetVisibility(False)
                 if display.GetNumberOfViewNodeIDs():
                     display.RemoveAllViewNodeIDs()
+        for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            if view.GetAttribute(FORMER_ATTRIBUTE):
+                view.GetSliceToRAS().DeepCopy(json.loads(view.GetAttribute(FORMER_ATTRIBUTE)))
+                view.UpdateMatrices()
+                view.RemoveAttribute(FORMER_ATTRIBUTE)
         if shown.baseline is not None:
             display = shown.baseline.GetDisplayNode()
             outlined = display is not None and display.GetVisibility() and not display.GetVisibility2DFill()
@@ -110,7 +117,10 @@ class Views:
             display.AddViewNodeID("vtkMRMLSliceNode" + view)
         red, yellow = (slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNode" + view) for view in ("Red", "Yellow"))
         if red is not None and yellow is not None:
-            yellow.SetOrientation(red.GetOrientation())
+            if not yellow.GetAttribute(FORMER_ATTRIBUTE):
+                former = yellow.GetSliceToRAS()
+                rows = [former.GetElement(row, column) for row in range(4) for column in range(4)]
+                yellow.SetAttribute(FORMER_ATTRIBUTE, json.dumps(rows))
             yellow.GetSliceToRAS().DeepCopy(red.GetSliceToRAS())
             yellow.UpdateMatrices()
             yellow.SetFieldOfView(*red.GetFieldOfView())
