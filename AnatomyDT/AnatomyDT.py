@@ -113,7 +113,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         ui = self.ui
         ui.fillButton.connect("clicked(bool)", lambda checked=False: self.onFill())
@@ -139,6 +139,8 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
             letTabReach(selector)
         # Another theme was chosen.
         slicer.app.connect("paletteChanged(QPalette)", self.onPaletteChanged)
+        # Slicer's player is else the widest of all, and the panel grows with the first forecast.
+        ui.playWidget.layout().setSpacing(2)
         ui.progressBar.setVisible(False)
         self.initializeParameterNode()
         self.updateResults()
@@ -188,6 +190,14 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self.updateResults()
         # Node selectors that were made now learn of the nodes after this event.
         qt.QTimer.singleShot(0, self.onParametersModified)
+
+    def onSceneEndImport(self, caller, event):
+        renamed = self.logic.distinguish()
+        self.onSceneEndClose(caller, event)
+        if self._parameterNode is not None and self._parameterNode.shownForecast in renamed:
+            # What the panel holds came with the scene, so it means the scene's forecast.
+            self._parameterNode.shownForecast = renamed[self._parameterNode.shownForecast]
+            self.updateResults()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):

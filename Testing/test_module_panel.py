@@ -264,6 +264,15 @@ def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     choose(ui.modelComboBox, "mechanistic")
     assert host.widget.shown().name == "Operated" and host.widget.shown().browser.GetNumberOfItems() == 4
     host.picture("7_reloaded")
+    # The same scene once more, beside the first: its forecast has another name and is the one that the panel shows.
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Import()
+    host.process()
+    items = [ui.forecastComboBox.itemText(i) for i in range(ui.forecastComboBox.count)]
+    assert items == ["Operated", "Operated (2)"] and ui.forecastComboBox.currentText == "Operated (2)"
+    first, second = host.widget.logic.forecasts()
+    assert host.widget.shown().browser is second.browser and second.baseline is host.widget._parameterNode.segmentation
+    assert second.baseline is not first.baseline
 
 
 def test_scripts_can_wait_for_a_forecast(host):

@@ -351,6 +351,21 @@ def test_two_forecasts_in_one_chart(slicer_scene, patient):
     assert chart.GetNumberOfPlotSeriesNodes() == 1
 
 
+def test_forecasts_of_one_name_get_names_of_their_own(slicer_scene, patient):
+    """As two scenes bring them that are loaded one after the other."""
+    for name in ("A", "B", "C", "A (2)"):
+        shown_from(patient, name=name)
+    a, b, c, other = scenes.all_shown(slicer_scene)
+    for one in (b, c):
+        scenes._rename(one.browser, "A")
+    b.proxy.SetName("A")
+    assert scenes.distinguish(slicer_scene) == {"A": "A (4)"}
+    assert [one.name for one in scenes.all_shown(slicer_scene)] == ["A", "A (3)", "A (4)", "A (2)"]
+    assert b.proxy.GetName() == "A (3)" and a.proxy.GetName() == "A"
+    assert scenes.find(slicer_scene, "A (4)").browser is c.browser
+    assert scenes.distinguish(slicer_scene) == {}
+
+
 def later(patient, add_segmentation, radius=5):
     """A follow-up of the patient, in the same place."""
     node = add_segmentation(anatomy(radius), OBLIQUE, NAMES, "Later")

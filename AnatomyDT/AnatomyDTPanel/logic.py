@@ -125,6 +125,10 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
         """Every forecast in the scene, oldest first."""
         return rooms.all_shown(slicer.mrmlScene)
 
+    def distinguish(self):
+        """Gives forecasts of one name names of their own; former name -> that of the youngest which had it."""
+        return rooms.distinguish(slicer.mrmlScene)
+
     def find(self, name):
         return rooms.find(slicer.mrmlScene, name) if name else None
 

@@ -117,12 +117,13 @@ def showing(
     slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {}, stage)
     done = itertools.count(1)
     shown, former = yield from saying(all_or_nothing(scene, slices), lambda nothing: (next(done), count))
+    clean_up = iter(()) if former is None else removing(former)
     try:
-        if former is not None:
+        for _ in clean_up:
             yield count, count
     finally:
-        if former is not None:
-            remove(former)
+        for _ in clean_up:
+            pass
     return shown
 
 
@@ -203,18 +204,54 @@ def all_shown(scene) -> list[Shown]:
     return [_shown(b) for b in browsers if b.GetAttribute(ATTRIBUTE) and b.GetMasterSequenceNode() is not None]
 
 
+def distinguish(scene) -> dict[str, str]:
+    """Gives forecasts of one name names of their own, as a scene that is loaded beside another brings them.
+
+    The oldest keeps its name. Returns former name -> that of the youngest which had it.
+    """
+    renamed, taken = {}, set()
+    found = all_shown(scene)
+    for shown in found:
+        former, number = shown.name, 2
+        if former in taken:
+            everywhere = {one.name for one in found} | taken
+            while f"{former} ({number})" in everywhere:
+                number += 1
+            renamed[former] = f"{former} ({number})"
+            _rename(shown.browser, renamed[former])
+            made = (shown.browser, shown.sequence, shown.proxy, shown.probability_sequence, shown.probability_proxy,
+                    shown.table, shown.chart)
+            for node in made:
+                if node is not None and node.GetName().startswith(former):
+                    node.SetName(renamed[former] + node.GetName().removeprefix(former))
+        taken.add(shown.name)
+    return renamed
+
+
 def remove(shown: Shown) -> None:
     """Removes a forecast's nodes, display and storage nodes included: a removed browser would leave its proxies.
 
     Its lines in comparison charts go too.
     """
+    for _ in removing(shown):
+        pass
+
+
+def removing(shown: Shown):
+    """Slices that do what `remove` does; the first is empty."""
     scene = shown.browser.GetScene()
+    yield
     lines = {line.GetID(): line for line in shown.series if line is not None}
     if shown.table is not None:
         lines |= {s.GetID(): s for s in nodes(scene, "vtkMRMLPlotSeriesNode") if s.GetTableNode() is shown.table}
-    doomed = [shown.browser, shown.chart, *lines.values(), shown.table]
-    doomed += [shown.sequence, shown.probability_sequence, shown.proxy, shown.probability_proxy]
-    remove_nodes(scene, [n for n in doomed if n is not None])
+    parts = (
+        (shown.browser, shown.chart, *lines.values(), shown.table), (shown.sequence, shown.proxy),
+        (shown.probability_sequence, shown.probability_proxy),
+    )
+    for doomed in parts:
+        remove_nodes(scene, [node for node in doomed if node is not None])
+        if doomed is not parts[-1]:
+            yield
 
 
 def _place_beside(scene, node, placed) -> None:
