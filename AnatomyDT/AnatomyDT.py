@@ -94,6 +94,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self._updating = False
         self._linked = []
         self._lateShown = False
+        self._plansChanged = False
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -115,6 +116,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
+        for node in slicer.util.getNodesByClass("vtkMRMLTextNode"):
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onTextModified)
         ui = self.ui
         ui.fillButton.connect("clicked(bool)", lambda checked=False: self.onFill())
         ui.useRegimeButton.connect("clicked(bool)", lambda checked=False: self.onUseRegime())
@@ -204,6 +208,25 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         if node.IsA("vtkMRMLSequenceBrowserNode"):
             self.updateResults()
         elif node.IsA("vtkMRMLTextNode"):
+            self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self.onTextModified)
+            self.onTextModified(node, event)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node):
+        if node.IsA("vtkMRMLTextNode"):
+            # A file's node gets its text and its name after it was added.
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onTextModified)
+            self.onTextModified(node, event)
+
+    def onTextModified(self, caller, event):
+        # Once for all that happens to texts before the panel answers again.
+        if not self._plansChanged:
+            self._plansChanged = True
+            qt.QTimer.singleShot(0, self._showPlans)
+
+    def _showPlans(self):
+        self._plansChanged = False
+        if self._parameterNode is not None:
             self.showRegimes()
 
     def initializeParameterNode(self):

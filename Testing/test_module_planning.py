@@ -99,6 +99,33 @@ def test_the_plan_file_is_the_command_lines(host, tmp_path):
             tissue.role, tissue.growth_per_day, tissue.diffusivity_mm2_per_day, tissue.alpha_per_gy)
 
 
+def test_a_plan_that_comes_as_a_text_while_the_panel_is_open_is_among_the_presets(host):
+    ui = host.widget.ui
+    ready(host, days=60)
+
+    def plans():
+        host.process()
+        return [ui.regimeComboBox.itemText(i) for i in range(ui.regimeComboBox.count) if i >= standard]
+
+    standard = ui.regimeComboBox.count
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "Notes")
+    assert plans() == []
+    choose(ui.regimeComboBox, "stupp")
+    ui.useRegimeButton.click()
+    node.SetText(host.widget.plan()[0].to_json())
+    assert plans() == ["Notes"]
+    node.SetName("Mine")
+    assert plans() == ["Mine"] and ui.regimeComboBox.itemData(ui.regimeComboBox.currentIndex) == "stupp"
+    choose(ui.regimeComboBox, "none")
+    ui.useRegimeButton.click()
+    assert ui.eventTable.rowCount == 0
+    choose(ui.regimeComboBox, node.GetID())
+    ui.useRegimeButton.click()
+    assert ui.eventTable.rowCount == 2
+    slicer.mrmlScene.RemoveNode(node)
+    assert plans() == [] and ui.eventTable.rowCount == 2
+
+
 def test_irregular_days_of_a_plan_are_kept_until_the_user_sets_others(host, tmp_path):
     ready(host)
     plan = host.widget.plan()[0]
