@@ -137,17 +137,19 @@ class TumorModel:
             inside = self.labels == self.k
             seed, edge = plan.seed_density, level * (1 - ROOM)
             least = level + (kappa - level) * ROOM
+            # a voxel of fluid that tumor alone shares has no tissue to make room: its share stays 1
+            held = ~inside & (u > edge * (1 + 1e-5))
             by_length, by_seed, by_shift = np.zeros_like(u), np.zeros_like(u), np.zeros_like(u)
             if plan.infiltration_mm > 0:
                 # what the outline clips does not change
-                tail = ~inside & (u > 0) & (u < edge * (1 - 1e-5) if seed > 1 else True)
+                tail = ~inside & ~held & (u > 0) & (u < edge * (1 - 1e-5) if seed > 1 else True)
                 by_length = np.where(tail, -u * np.log(np.clip(u / (seed * edge), 1e-12, 1.0)), 0.0)
                 core = inside & (u > least * (1 + 1e-5) if seed < 1 else True) & (u < kappa * (1 - 1e-6) if seed > 1 else True)
                 fade = np.clip((kappa - u / seed) / (kappa - level), 1e-12, 1 - ROOM) if kappa > level else np.ones_like(u)
                 by_length = np.where(core, seed * (kappa - level) * fade * np.log(fade / (1 - ROOM)), by_length)
                 by_seed = np.where(tail | core, u, 0.0)
                 by_shift = np.where(tail, u, np.where(core, seed * kappa - u, 0.0)) / plan.infiltration_mm
-            parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, u, by_shift)]
+            parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, np.where(held, 0.0, u), by_shift)]
             if max(grid.factor) > 1:
                 amounts = [pooled(v * room, grid.factor) for v in parts]
                 parts = [np.divide(a, grid.room, out=np.zeros_like(a), where=grid.room > CLOSED) for a in amounts]

@@ -1,0 +1,116 @@
+"""The ensemble: what its members are, what its bands mean, what it costs."""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+from calibration_cases import ALPHA, D, LARGE, LATER_DRUG, RADIATION, RHO, SPACING, TUMOR, covered, head, plan
+
+from AnatomyDTLib import engine, forecast
+from AnatomyDTLib.calibration.ensemble import Ensemble, first_day
+from AnatomyDTLib.calibration.parameters import CalibrationError, applied, chosen
+from AnatomyDTLib.calibration.twin import Fitted, Twin, fingerprint
+from AnatomyDTLib.plan import CrossDiffusion
+
+
+def stored(labels, start, spread=0.15, names=(D, RHO)):
+    """A twin as a calibration would leave it, about the plan's own values."""
+    fitted = tuple(Fitted(p, p.start, spread, spread) for p in chosen(start, names))
+    rows = tuple(tuple(r) for r in (spread**2 * np.eye(len(fitted))).tolist())
+    return Twin(fingerprint(labels, SPACING), labels.shape, SPACING, start, fitted, rows, (0.0,) * len(fitted), rows, (), {}, {}, ())
+
+
+@pytest.fixture(scope="module")
+def small():
+    labels = head((14, 32, 30), (0.0, 2.0, 2.0), (7.0, 7.0, 7.0))
+    start = plan((RADIATION,), (40.0, 80.0))
+    twin = stored(labels, start, names=(D, RHO, ALPHA))
+    return labels, start, twin, engine.ensemble(labels, SPACING, twin, members=6, seed=4)
+
+
+def test_a_member_is_the_engines_forecast_with_its_parameters(small):
+    labels, start, twin, result = small
+    shown = np.zeros(result.probability.shape)
+    for values, volume in zip(result.values, result.volume_ml):
+        alone = forecast(labels, SPACING, twin.plan_for(values), device="cpu")
+        assert volume == pytest.approx(alone.volume_ml[:, TUMOR], rel=2e-3, abs=0.02)
+        shown += alone.labels == TUMOR
+    assert np.abs(result.probability - shown / 6).max() < 0.2 and np.abs(result.probability - shown / 6).mean() < 1e-4
+    assert np.array_equal(result.probability[0], labels == TUMOR)
+
+
+def test_bands_and_days_to_a_volume_are_those_of_the_members(small):
+    _, _, _, result = small
+    low, middle, high = result.band()
+    assert (low <= middle).all() and (middle <= high).all() and low[-1] < high[-1]
+    wide = result.band(0.99)
+    assert (wide[0] <= low).all() and (wide[2] >= high).all()
+    days = np.array([0.0, 10.0, 20.0])
+    rows = np.array([[1.0, 2.0, 4.0], [1.0, 1.5, 2.0], [1.0, 1.0, 1.1], [1.0, 3.0, 3.0]])
+    known = Ensemble(days, [{}] * 4, np.zeros((3, 1, 1)), rows, rows, SPACING, result.plan)
+    assert [first_day(days, row, 2.0) for row in rows] == [10.0, 20.0, math.inf, 5.0]
+    early, median, late = known.days_to(2.0)
+    assert early == 5.0 and median in (10.0, 20.0) and late == math.inf
+
+
+def test_the_same_seed_draws_the_same_members(small):
+    labels, _, twin, result = small
+    again = engine.ensemble(labels, SPACING, twin, members=6, seed=4)
+    assert np.array_equal(again.volume_ml, result.volume_ml)
+    assert engine.ensemble(labels, SPACING, twin, members=6, seed=5).values != result.values
+
+
+def test_what_was_never_observed_is_drawn_from_its_prior(small):
+    labels, start, _, _ = small
+    twin = stored(labels, plan((), (40.0, 80.0)), 0.01)
+    treated = engine.ensemble(labels, SPACING, twin, start, members=8)
+    untreated = engine.ensemble(labels, SPACING, twin, members=8)
+    assert all(ALPHA in v for v in treated.values)
+    assert np.ptp(treated.cells_ml[:, 1]) > 3 * np.ptp(untreated.cells_ml[:, 1])
+
+
+def test_plans_of_several_moving_classes_run_one_by_one(small):
+    labels, _, _, _ = small
+    drift = plan((), (20.0,))
+    drift = dataclasses.replace(drift, anatomy=dataclasses.replace(drift.anatomy, cross_diffusion=(CrossDiffusion("Tumor", "White matter", 0.05),)))
+    twin = stored(labels, drift)
+    result = engine.ensemble(labels, SPACING, twin, members=2)
+    alone = forecast(labels, SPACING, applied(drift, result.values[1]), device="cpu")
+    assert result.volume_ml[1] == pytest.approx(alone.volume_ml[:, TUMOR])
+
+
+def test_another_patients_twin_is_refused(small):
+    labels, _, twin, _ = small
+    with pytest.raises(CalibrationError, match="another patient"):
+        engine.ensemble(np.roll(labels, 1, axis=1), SPACING, twin)
+
+
+@pytest.mark.slow
+def test_twenty_members_cost_at_most_eight_forecasts():
+    labels = head(LARGE, (4.0, 22.0, 24.0), (10.0, 10.0, 10.0))
+    start = plan((RADIATION, LATER_DRUG), (90.0, 180.0))
+    twin = stored(labels, start, 0.1)
+    forecast(labels, SPACING, start, device="cpu")
+    began = time.process_time()
+    forecast(labels, SPACING, start, device="cpu")
+    one = time.process_time() - began
+    began = time.process_time()
+    engine.ensemble(labels, SPACING, twin, members=20)
+    twenty = time.process_time() - began
+    print(f"one forecast {one:.2f} s, twenty members {twenty:.2f} s: {twenty / one:.1f}")
+    assert twenty <= 8 * one
+
+
+def test_the_band_holds_the_truth_as_often_as_it_says():
+    """Six simulated patients; the figures of a hundred are in docs/twin.md."""
+    inside = [covered(seed, 0.5)[0] for seed in (0, 4, 6, 8, 22, 26)]
+    assert 3 <= sum(inside) <= 6
+
+
+@pytest.mark.slow
+def test_the_band_over_many_patients():
+    inside = [covered(seed, 0.5)[0] for seed in range(40)]
+    print(f"{sum(inside)} of {len(inside)}")
+    assert 0.65 <= np.mean(inside) <= 0.95
