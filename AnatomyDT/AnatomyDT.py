@@ -144,7 +144,8 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         # Another theme was chosen.
         slicer.app.connect("paletteChanged(QPalette)", self.onPaletteChanged)
         # Slicer's player is else the widest of all, and the panel grows with the first forecast.
-        ui.playWidget.layout().setSpacing(2)
+        ui.playWidget.layout().setSpacing(0)
+        ui.playWidget.layout().setContentsMargins(0, 0, 0, 0)
         ui.progressBar.setVisible(False)
         self.initializeParameterNode()
         self.updateResults()
