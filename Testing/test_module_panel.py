@@ -194,6 +194,15 @@ def test_the_probability_is_kept_and_laid_over(host):
     ui.overlayCheckBox.setChecked(True)
     composite = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
     assert composite.GetForegroundVolumeID() == host.widget.shown().probability_proxy.GetID()
+    run(host, "Second")                        # the overlay goes with the forecast that is shown
+    second = host.widget.shown().probability_proxy.GetID()
+    assert composite.GetForegroundVolumeID() == second and ui.overlayCheckBox.checked
+    choose(ui.forecastComboBox, "Forecast")
+    first = host.widget.shown().probability_proxy.GetID()
+    assert composite.GetForegroundVolumeID() == first != second and ui.overlayCheckBox.checked
+    ui.probabilitiesCheckBox.setChecked(False)
+    run(host, "Third")
+    assert not composite.GetForegroundVolumeID() and not ui.overlayCheckBox.checked and not ui.overlayCheckBox.enabled
 
 
 def plain(plan):

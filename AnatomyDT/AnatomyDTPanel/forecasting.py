@@ -319,6 +319,7 @@ class Forecasting:
         if shown is not None and self._parameterNode is not None:
             self._parameterNode.shownForecast = shown.name
             self.showExpected()
+            self.takeOverlayTo(shown)
         self.updateResults()
         self.updateApply()
 

@@ -33,7 +33,7 @@ class Results:
                        ui.compareTissueComboBox):
             widget.setEnabled(shown is not None)
         self.ui.outlineSlider.setEnabled(shown is not None and shown.baseline is not None)
-        self.ui.overlayCheckBox.setEnabled(shown is not None and shown.probability_proxy is not None)
+        self._showOverlay(shown)
         self.ui.scoreButton.setEnabled(shown is not None and len(self.comparedFollowUps()) > 0)
         several = len(found) > 1
         for button in (self.ui.compareButton, self.ui.sideBySideButton):
@@ -69,6 +69,7 @@ class Results:
             shown = self.shown()
             if shown is not None:
                 self.logic.bringToFront(shown)
+                self.takeOverlayTo(shown)
             self.updateResults()
 
     def onChart(self):
@@ -82,8 +83,26 @@ class Results:
     def onOverlay(self, on):
         shown = self.shown()
         if shown is not None and shown.probability_proxy is not None:
-            slicer.util.setSliceViewerLayers(
-                foreground=shown.probability_proxy if on else None, foregroundOpacity=0.6 if on else 0.0)
+            self._overlay(shown.probability_proxy if on else None)
+
+    def takeOverlayTo(self, shown):
+        """The overlay goes with the forecast, so that the former one's does not lie over this one."""
+        if self.ui.overlayCheckBox.checked:
+            self._overlay(shown.probability_proxy)
+
+    def _overlay(self, volume):
+        slicer.util.setSliceViewerLayers(foreground=volume, foregroundOpacity=0.0 if volume is None else 0.6)
+
+    def _showOverlay(self, shown):
+        """The check box says what the slice views show, also after a scene was loaded."""
+        volume, box = shown and shown.probability_proxy, self.ui.overlayCheckBox
+        over = volume is not None and any(
+            composite.GetForegroundVolumeID() == volume.GetID() and composite.GetForegroundOpacity() > 0
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"))
+        blocked = box.blockSignals(True)
+        box.setChecked(over)
+        box.blockSignals(blocked)
+        box.setEnabled(volume is not None)
 
     def onScore(self):
         """Compares the chosen forecast with the follow-up, in the background."""
