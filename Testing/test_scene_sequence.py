@@ -136,6 +136,17 @@ def test_trap_3_a_hidden_segment_stays_hidden(patient):
     assert display.GetSegmentVisibility("ID_Tumor") is True
 
 
+@pytest.mark.parametrize("role, drawn", [("white", False), ("organ", True)])
+def test_what_only_wraps_white_matter_is_not_drawn_in_3d(patient, role, drawn):
+    names = ("Background", "Brain", "Ventricle", "Tumor", "Resection cavity")
+    roles = ("background", role, "csf", "tumor", "cavity")
+    plan = dataclasses.replace(PLAN, anatomy=Anatomy(tuple(tissue(n, r) for n, r in zip(names, roles))))
+    display = shown_from(patient, dataclasses.replace(grown(), plan=plan)).proxy.GetDisplayNode()
+    for identifier, visible in (("ID_Brain", True), ("ID_Ventricle", drawn), ("ID_Tumor", True)):
+        assert display.GetSegmentVisibility3D(identifier) is visible, identifier
+        assert display.GetSegmentVisibility(identifier) and display.GetSegmentVisibility2DFill(identifier)
+
+
 def test_trap_4_transform_and_reference_volume_survive_browsing(patient):
     node, reference = patient
     shown = shown_from(patient)
