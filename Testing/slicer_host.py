@@ -138,6 +138,8 @@ class Host:
             function()
         self.widget = self.module.AnatomyDTWidget(self.panel)
         self.widget.setup()
+        # A test's clicks are no double clicks.
+        self.widget.DOUBLE_CLICK_SECONDS = 0.0
         slicer.modules.anatomydt = types.SimpleNamespace(
             widgetRepresentation=lambda: types.SimpleNamespace(self=lambda: self.widget))
         self.panel.resize(400, 900)

@@ -100,6 +100,18 @@ def test_two_clicks_start_one_run_and_a_second_start_is_refused(host):
     assert not host.widget.logic.running
 
 
+def test_a_double_click_starts_one_run_and_does_not_cancel_it(host):
+    ready(host, days=400, size=40)
+    del host.widget.DOUBLE_CLICK_SECONDS            # the panel's own
+    host.widget.ui.applyButton.click()
+    run = host.widget.logic._run
+    host.widget.ui.applyButton.click()
+    assert host.widget.logic.running and host.widget.logic._run is run
+    time.sleep(host.widget.DOUBLE_CLICK_SECONDS)
+    host.widget.ui.applyButton.click()
+    assert not host.widget.logic.running
+
+
 def test_closing_the_scene_during_a_run_ends_it(host):
     ready(host, days=1800, size=48)
     host.widget.ui.applyButton.click()

@@ -23,12 +23,15 @@ SETTING = "AnatomyDT/ExpectedTimeFactor/"
 class Forecasting:
     """A part of the module's widget: it has the widget's `ui`, `logic` and `_parameterNode`."""
 
+    # Longer than a double click: its second half would cancel what its first half started.
+    DOUBLE_CLICK_SECONDS = 0.5
+
     def setUpModel(self):
         for text, model in modelTexts():
             self.ui.modelComboBox.addItem(text, model)
         for device in ("auto", "cpu", "cuda"):
             self.ui.deviceComboBox.addItem("", device)
-        self._query, self._started = None, None
+        self._query, self._started, self._applied = None, None, 0.0
         self._queryTimer = qt.QTimer()
         self._queryTimer.setInterval(200)
         self._queryTimer.connect("timeout()", self._pollDevices)
@@ -255,7 +258,8 @@ class Forecasting:
 
     def onApply(self):
         if self.logic.running:
-            self.logic.cancel(_("Cancelled; the scene is as it was."))
+            if time.monotonic() - self._applied >= self.DOUBLE_CLICK_SECONDS:
+                self.logic.cancel(_("Cancelled; the scene is as it was."))
             return
         missing = self.missing()
         if missing:
@@ -283,6 +287,7 @@ class Forecasting:
         self.say(why)
 
     def onStarted(self):
+        self._applied = time.monotonic()
         self.say(_("Starting..."))
         self.ui.progressBar.setValue(0)
         self.ui.progressBar.setVisible(True)

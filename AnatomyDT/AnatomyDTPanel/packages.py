@@ -1,14 +1,14 @@
 """What has to be installed before something is computed: asked for when it is needed, taken in words when it fails."""
 
 import logging
-import os
 import traceback
+from pathlib import Path
 
 from slicer.i18n import tr as _
 
 from .devices import torch_is_installed
 
-REQUIREMENTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "Resources", "requirements.txt")
+REQUIREMENTS = str(Path(__file__).resolve().parent.parent / "Resources" / "requirements.txt")
 
 
 class Packages:
