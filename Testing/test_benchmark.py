@@ -97,7 +97,7 @@ def test_the_other_studies_write_their_tables(study, points, tmp_path, capsys):
 def test_a_trained_model_is_changed_and_scored_again():
     source, finer = (SOURCE.changed(shape=[n, n]) for n in (32, 40))
     changes = {
-        "same": {}, "finer": {"tested": dataclasses.asdict(finer)}, "no drift": {"scale": {"chi": 0.0}},
+        "same": {}, "finer": {"tested": dataclasses.asdict(finer)}, "no drift": {"set": {"drift": 0.0}},
         "jacobi": {"set": {"scheme": "jacobi", "sweeps": 1}}, "less room": {"set": {"capacity": 0.6}},
     }
     record = jobs.run(Job("s", "r", "cross-diffusion", source, 0, 2, training={"steps": 1}, variants=changes))

@@ -155,14 +155,11 @@ def run(job: Job) -> dict:
 
 
 def _varied(model, dataset, test, config, change: dict) -> list[dict]:
-    """Scores of a changed model: "set": its attributes, "scale": factors of its parameters, "tested", "longest_step_days"."""
+    """Scores of a changed model: "set": its attributes, "tested", "longest_step_days"."""
     model = copy.deepcopy(model)
     for name, value in change.get("set", {}).items():
         assert hasattr(model, name), name
         setattr(model, name, value)
-    with torch.no_grad():
-        for name, factor in change.get("scale", {}).items():
-            model.get_parameter(name).mul_(factor)
     other = opened(Source(**change["tested"])) if "tested" in change else dataset
     return scored(other, training.predict(model, other, test, longest_step_days=change.get("longest_step_days", config.longest_step_days)))
 

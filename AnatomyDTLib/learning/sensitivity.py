@@ -42,7 +42,7 @@ def variants(plan) -> dict[str, dict[str, dict]]:
         own = {"set": scheme}
         classical |= {f"dt / horizon|{line}|{part}": own | _days(part) for part in STEPS}
         classical |= {f"voxels along an edge|{line}|{n}": own | change for n, change in shapes.items()}
-        classical |= {f"χ, times the learned|{line}|{f}": own | {"scale": {"chi": f}} for f in CHI_FACTORS}
+        classical |= {f"χ, times the learned|{line}|{f}": {"set": {**scheme, "drift": f}} for f in CHI_FACTORS}
         classical |= {f"kappa|{line}|{kappa}": {"set": {**scheme, "capacity": kappa}} for kappa in KAPPAS}
     classical |= {f"Jacobi sweeps|{JACOBI}|{m}": {"set": {"scheme": "jacobi", "sweeps": m, "omega": 0.9}} for m in SWEEPS}
     classical |= {f"omega|{JACOBI}|{w}": {"set": {"scheme": "jacobi", "sweeps": 4, "omega": w}} for w in OMEGAS}

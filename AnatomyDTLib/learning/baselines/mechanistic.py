@@ -20,8 +20,10 @@ from ...plan import Anatomy
 
 # Part of the answer that is equal chances: without it a voxel that is certainly wrong has no gradient.
 DOUBT = 0.02
-# Width over which the tissue beside a tumor is continued under it, mm.
-UNDER_MM = 1.0
+# Width of the interfaces at the start, and over which the tissue beside a tumor is continued under it, mm.
+INTERFACE_MM = 1.0
+# Largest |χ|, mm²/day: the scheme divides a step until no drift fills more than half of a voxel, at a price.
+LARGEST_CHI = 0.2
 
 
 def positive(value: float) -> nn.Parameter:
@@ -36,18 +38,19 @@ class Mechanistic(nn.Module):
     beta d²)) at a fraction of d Gy and by the drugs' exponent times a factor, and what dies gives its place back to the
     tissue that was nearest. crossing: False is Fisher-KPP: what gives way is one class, and what of it a voxel holds is
     what lay there; True gives the tumors a χ along every class, and the classes that give way carry the counter-flux.
-    scheme: "lod", or "jacobi" with `sweeps` and `omega`, as of `stepping.integrate`; capacity: a kappa that is not learned
+    scheme: "lod", or "jacobi" with `sweeps` and `omega`, as of `stepping.integrate`; capacity: a kappa that is not learned;
+    drift: factor of χ
     """
 
     # physical numbers are few and far from linear: they learn faster than the weights of a network
-    rates = {"": 3.0}
+    rates = {"": 10.0}
 
     def __init__(self, anatomy: Anatomy, crossing: bool):
         super().__init__()
         K = len(anatomy)
         self.anatomy, self.crossing = anatomy, crossing
         self.name = "Cross-diffusion" if crossing else "Fisher-KPP"
-        self.scheme, self.sweeps, self.omega, self.capacity = "lod", 4, 0.9, None
+        self.scheme, self.sweeps, self.omega, self.capacity, self.drift = "lod", 4, 0.9, None, 1.0
         self.tumors = list(anatomy.tumors)
         self.hosts = [k for k, t in enumerate(anatomy.tissues) if t.may_be_invaded and not t.is_tumor]
         self.diffusivity = nn.Parameter(torch.full((K,), math.log(math.expm1(0.1))))
@@ -58,10 +61,10 @@ class Mechanistic(nn.Module):
 
     def forward(self, batch) -> torch.Tensor:
         """(B, V − 1, K, *S)"""
-        p, grid = batch.states[:, 0], batch.grid
-        under = torch.softmax(batch.distances[:, self.hosts] / UNDER_MM, 1)
-        presence = torch.softmax(batch.distances / UNDER_MM, 1)
-        D = torch.einsum("bk...,k->b...", presence, F.softplus(self.diffusivity))
+        grid = batch.grid
+        p = torch.softmax(batch.distances / INTERFACE_MM, 1)
+        under = torch.softmax(batch.distances[:, self.hosts] / INTERFACE_MM, 1)
+        D = torch.einsum("bk...,k->b...", p, F.softplus(self.diffusivity))
         visits, found = set(grid.visits), []
         for step in range(len(grid)):
             p = self._resected(p, batch, step)
@@ -96,7 +99,7 @@ class Mechanistic(nn.Module):
         yields = tuple(self.anatomy.yields(k) if k in self.tumors else () for k in range(K))
         rows = torch.zeros(K, 1, device=p.device)
         rows[self.tumors] = 1.0
-        return self._stepped(p, yields, D, rows * self.chi, spacing_mm, dt)
+        return self._stepped(p, yields, D, rows * self.drift * LARGEST_CHI * torch.tanh(self.chi), spacing_mm, dt)
 
     def _stepped(self, p, yields, D, chi, spacing_mm, dt):
         """One step of each case's own length: coefficients times dt, stepped by 1. D: (B, *S); chi: (K, K)"""
