@@ -120,6 +120,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         for node in slicer.util.getNodesByClass("vtkMRMLTextNode"):
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onTextModified)
         ui = self.ui
+        ui.numberingComboBox.connect("currentIndexChanged(int)", self.onNumberingChosen)
+        ui.regimeComboBox.connect("currentIndexChanged(int)", self.onRegimeChosen)
+        ui.compareTissueComboBox.connect("currentIndexChanged(int)", self.onComparedTissueChosen)
         ui.fillButton.connect("clicked(bool)", lambda checked=False: self.onFill())
         ui.useRegimeButton.connect("clicked(bool)", lambda checked=False: self.onUseRegime())
         ui.loadPlanButton.connect("clicked(bool)", lambda checked=False: self.onLoadPlan())
@@ -258,7 +261,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
             return
         self._updating = True
         try:
+            self.showNumbering()
             self.showTissues()
+            self.showRegimes()
             self.showFollowUps()
             self.showTreatments()
             self.showModel()

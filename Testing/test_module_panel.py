@@ -240,7 +240,11 @@ def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     ui.modelFileLineEdit.setCurrentPath("kept.safetensors")
     choose(ui.modelComboBox, "mechanistic")
     choose(ui.deviceComboBox, "cpu")
+    choose(ui.numberingComboBox, "synthseg")
+    choose(ui.regimeComboBox, "stupp")
+    ui.regimeStartSpinBox.setValue(7)
     run(host, "Operated")
+    choose(ui.compareTissueComboBox, "Something")
     plan = host.widget.plan()
     scene = slicer.mrmlScene
     scene.SetRootDirectory(str(tmp_path))
@@ -280,6 +284,8 @@ def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     assert [(node.GetName(), day) for node, day in host.widget.followUps()] == [("Later", 25.0)]
     assert ui.followUpTable.cellWidget(0, 0).currentNode().GetName() == "Later" and ui.followUpComboBox.count == 1
     assert ui.deviceComboBox.itemData(ui.deviceComboBox.currentIndex) == "cpu"
+    chosen = [combo.itemData(combo.currentIndex) for combo in (ui.numberingComboBox, ui.regimeComboBox, ui.compareTissueComboBox)]
+    assert chosen == ["synthseg", "stupp", "Something"] and ui.regimeStartSpinBox.value == 7
     choose(ui.modelComboBox, "weights")
     assert ui.modelFileLineEdit.currentPath == "kept.safetensors"
     choose(ui.modelComboBox, "mechanistic")

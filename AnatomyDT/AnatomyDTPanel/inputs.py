@@ -66,6 +66,14 @@ class Inputs:
         roles[segmentID] = role
         self._parameterNode.roles = json.dumps(roles)
 
+    def showNumbering(self):
+        combo = self.ui.numberingComboBox
+        combo.setCurrentIndex(max(combo.findData(self._parameterNode.numbering), 0))
+
+    def onNumberingChosen(self, index):
+        if self._parameterNode is not None and not self._updating and index >= 0:
+            self._parameterNode.numbering = self.ui.numberingComboBox.itemData(index)
+
     def onFill(self):
         numbering = self.ui.numberingComboBox.itemData(self.ui.numberingComboBox.currentIndex) or None
         roles = json.loads(self._parameterNode.roles)

@@ -15,6 +15,7 @@ class AnatomyDTParameterNode:
     loadedDays: JSON, the reported days of a plan file where horizon and interval cannot express them, and what
         these two show instead
     followUps, followUpDays: row by row, a node None where none is chosen yet; followUp: the one to compare with, None for all
+    numbering, regime, regimeStartDay: what Fill and Use would take; comparedTissue: of the chart of all forecasts
     model: "mechanistic", "weights" (with weightsFile) or "twin" (with twinFile)
     """
 
@@ -25,7 +26,10 @@ class AnatomyDTParameterNode:
     followUp: vtkMRMLSegmentationNode
     regions: vtkMRMLSegmentationNode
     dose: vtkMRMLScalarVolumeNode
+    numbering: str = ""
     roles: str = "{}"
+    regime: str = "none"
+    regimeStartDay: Annotated[float, WithinRange(0, 3650)] = 0
     treatments: str = "[]"
     forecastName: str = "Forecast"
     horizonDays: Annotated[float, WithinRange(1, 1825)] = 90
@@ -41,3 +45,4 @@ class AnatomyDTParameterNode:
     loadedPlan: str = ""
     loadedDays: str = ""
     shownForecast: str = ""
+    comparedTissue: str = ""

@@ -76,13 +76,18 @@ class Planning:
         combo = self.ui.regimeComboBox
         plans = [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if '"anatomydt_plan"' in (n.GetText() or "")]
         items = regimeTexts() + [(node.GetName(), node.GetID()) for node in plans]
-        if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)] == items:
-            return
-        chosen = combo.itemData(combo.currentIndex)
-        combo.clear()
-        for text, data in items:
-            combo.addItem(text, data)
+        blocked = combo.blockSignals(True)
+        if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)] != items:
+            combo.clear()
+            for text, data in items:
+                combo.addItem(text, data)
+        chosen = self._parameterNode.regime if self._parameterNode is not None else ""
         combo.setCurrentIndex(max(combo.findData(chosen), 0))
+        combo.blockSignals(blocked)
+
+    def onRegimeChosen(self, index):
+        if self._parameterNode is not None and not self._updating and index >= 0:
+            self._parameterNode.regime = self.ui.regimeComboBox.itemData(index)
 
     def onUseRegime(self):
         name = self.ui.regimeComboBox.itemData(self.ui.regimeComboBox.currentIndex)

@@ -50,11 +50,14 @@ class Results:
         tissues = [line.GetYColumnName() for line in shown.series if line is not None] if shown else []
         combo = self.ui.compareTissueComboBox
         if [combo.itemText(i) for i in range(combo.count)] != tissues:
+            blocked = combo.blockSignals(True)
             combo.clear()
             for tissue in tissues:
                 combo.addItem(tissue, tissue)
+            chosen = [i for i, tissue in enumerate(tissues) if tissue == self._parameterNode.comparedTissue]
             tumors = [i for i, tissue in enumerate(tissues) if "tumor" in tissue.casefold()]
-            combo.setCurrentIndex(tumors[0] if tumors else 0)
+            combo.setCurrentIndex((chosen + tumors + [0])[0])
+            combo.blockSignals(blocked)
         if shown is not None and shown.baseline is not None and shown.baseline.GetDisplayNode() is not None:
             display = shown.baseline.GetDisplayNode()
             outlined = display.GetVisibility() and not display.GetVisibility2DFill()
@@ -71,6 +74,10 @@ class Results:
                 self.logic.bringToFront(shown)
                 self.takeOverlayTo(shown)
             self.updateResults()
+
+    def onComparedTissueChosen(self, index):
+        if self._parameterNode is not None and index >= 0:
+            self._parameterNode.comparedTissue = self.ui.compareTissueComboBox.itemData(index)
 
     def onChart(self):
         self.logic.showChart(self.shown().chart)
