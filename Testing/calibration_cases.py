@@ -31,7 +31,7 @@ SPACING = (3.0, 1.5, 1.5)
 RADIATION = Radiotherapy(30.0, 5, 2.0)
 LATER_DRUG = Chemotherapy("temozolomide", tuple(float(d) for d in range(50, 60)), 0.35, 0.075)
 SAME_DRUG = Chemotherapy("temozolomide", RADIATION.event_days(), 0.35, 0.075)
-VISITS = (28.0, 40.0, 64.0, 90.0)
+VISITS = (28.0, 40.0, 64.0, 90.0, 120.0)
 
 
 def head(shape=SMALL, center_mm=(2.0, 6.0, 5.0), radii_mm=(9.0, 9.0, 9.0)):
@@ -90,7 +90,7 @@ def errors(twin, truth):
 
 
 def covered(seed, error_mm, members=20):
-    """One patient of the coverage study: (was the true volume within the 80 % band, a line of figures)."""
+    """One patient of the coverage study: (was the true volume within the 80 % band, a line of figures, the figures)."""
     random = np.random.default_rng(seed)
     labels = head(SMALL, random.uniform((-3, 2, 1), (5, 10, 9)), random.uniform(6.5, 10.5, 3))
     truth = {D: 0.1 * np.exp(0.5 * random.standard_normal()), RHO: 0.02 * np.exp(0.3 * random.standard_normal())}
@@ -105,14 +105,14 @@ def covered(seed, error_mm, members=20):
     low, middle, high = (float(v[-1]) for v in ensemble.band())
     volume = float(true.volume_ml[-1, TUMOR])
     wrong = ", ".join(f"{name.split('_')[0]} {100 * e:+.0f} %" for name, e in errors(twin, truth).items())
-    return low <= volume <= high, f"true {volume:.2f} mL, band {low:.2f} to {high:.2f} (median {middle:.2f}); {wrong}"
+    return low <= volume <= high, f"true {volume:.2f} mL, band {low:.2f} to {high:.2f} (median {middle:.2f}); {wrong}", (low, middle, high, volume)
 
 
 def _coverage(count, error_mm):
     inside, began = [], time.process_time()
     for seed in range(count):
         try:
-            hit, line = covered(seed, error_mm)
+            hit, line, _ = covered(seed, error_mm)
         except ValueError as refused:
             print(seed, f"refused: {refused}", flush=True)
             continue

@@ -92,10 +92,10 @@ def test_derivatives_by_every_parameter_equal_central_differences():
 
 
 def test_derivatives_equal_those_that_autograd_takes_through_the_solver():
-    given = plan((Radiotherapy(5.0, 4), Chemotherapy("temozolomide", (12.0, 13.0), 0.8, 0.075)), (20.0,))
+    given = plan((Radiotherapy(4.0, 2), Chemotherapy("temozolomide", (6.0,), 0.8, 0.075)), (9.0,))
     labels = head(TINY, (0.0, 0.0, 0.0), (7.0, 7.0, 7.0))
     columns = chosen(given, (D, RHO, ALPHA, DRUG))
-    shares = TumorModel(labels, SPACING, given, dtype=torch.float64).run([{}], (20.0,), columns=columns)[0]
+    shares = TumorModel(labels, SPACING, given, dtype=torch.float64).run([{}], (9.0,), columns=columns)[0]
     weight = torch.from_numpy(np.cos(np.arange(labels.size)).reshape(labels.shape) + 1.1)
     mine = [float((part[0] * shares.room[0] * weight).sum()) for part in shares.u]
 
@@ -105,7 +105,7 @@ def test_derivatives_equal_those_that_autograd_takes_through_the_solver():
     equation = dataclasses.replace(equation, diffusivity=equation.diffusivity * scale[0], rho=equation.rho * scale[1])
     events = tuple((day, Irradiate(e.dose_gy, e.alpha * scale[2], e.beta * scale[2], e.dead)) for day, e in course.events)
     drugs = tuple(dataclasses.replace(d, sensitivity=d.sensitivity * scale[3]) for d in course.drugs)
-    final = integrate(p, equation, dataclasses.replace(course, reported=(20.0,), events=events, drugs=drugs))[0][0]
+    final = integrate(p, equation, dataclasses.replace(course, reported=(9.0,), events=events, drugs=drugs))[0][0]
     total = (final[0, TUMOR] * weight).sum()
     total.backward()
     assert mine[0] == pytest.approx(float(total.detach()), rel=1e-7)
@@ -139,7 +139,7 @@ def test_the_misfits_gradient_equals_central_differences(density):
 def test_known_parameters_come_back(twin):
     wrong = errors(twin, TRUTH)
     print({name: f"{100 * e:+.2f} %" for name, e in wrong.items()}, twin.fit["process_seconds"])
-    assert abs(wrong[D]) < 0.04 and abs(wrong[RHO]) < 0.02 and abs(wrong[ALPHA]) < 0.1 and abs(wrong[DRUG]) < 0.1
+    assert abs(wrong[D]) < 0.02 and abs(wrong[RHO]) < 0.02 and abs(wrong[ALPHA]) < 0.1 and abs(wrong[DRUG]) < 0.1
     assert all(p.told for p in twin.parameters if p.name in TRUTH)
     assert all(v.dsc > 0.97 for v in twin.observations)
     for p in twin.parameters:
@@ -148,7 +148,7 @@ def test_known_parameters_come_back(twin):
 
 
 def test_sensitivities_to_simultaneous_treatments_are_named_as_inseparable():
-    seen, start, _ = simulated(TRUTH, (RADIATION, SAME_DRUG))
+    seen, start, _ = simulated(TRUTH, (RADIATION, SAME_DRUG), VISITS[:4])
     found = {p.name: p for p in engine.calibrate(seen, SPACING, start, settings=ONE).parameters}
     for name, other in ((ALPHA, DRUG), (DRUG, ALPHA)):
         assert not found[name].told and dict(found[name].tied)[other] < -0.9
@@ -202,7 +202,7 @@ def test_outlines_drawn_with_an_error_of_a_voxel(treated):
     _, start, true = treated
     from calibration_cases import visits
 
-    seen = visits(head(), true, 0.75, 3)
+    seen = visits(head(), true, 0.75, 3, (28.0, 40.0, 90.0))
     found = engine.calibrate(seen, SPACING, start, settings=ONE)
     assert found.fit["outline_noise_mm"] == pytest.approx(0.75, abs=0.35)
     for p in found.parameters:
@@ -211,6 +211,7 @@ def test_outlines_drawn_with_an_error_of_a_voxel(treated):
     assert errors(found, TRUTH)[RHO] < 0.25
 
 
+@pytest.mark.slow
 def test_a_missing_visit_only_widens(treated, twin):
     seen, start, _ = treated
     found = engine.calibrate(seen[:3] + seen[4:], SPACING, start, settings=ONE)
@@ -220,6 +221,7 @@ def test_a_missing_visit_only_widens(treated, twin):
     assert wider[DRUG] > before[DRUG] and wider[ALPHA] > before[ALPHA]
 
 
+@pytest.mark.slow
 def test_a_tumor_that_vanishes():
     truth = {D: 0.12, RHO: 0.03, ALPHA: 0.06}
     seen, start, true = simulated(truth, (Radiotherapy(10.0, 12),), (8.0, 40.0, 110.0, 140.0))
@@ -229,6 +231,7 @@ def test_a_tumor_that_vanishes():
     assert abs(errors(found, truth)[RHO]) < 0.25 and found.observations[1].fitted_ml == 0
 
 
+@pytest.mark.slow
 def test_a_new_focus_does_not_bend_the_parameters(treated):
     seen, start, _ = treated
     day, last = seen[-1]
@@ -264,7 +267,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(treated, twin):
         saved.append(json.loads(json.dumps(state)))
 
     def enough():
-        return len(saved) >= 7
+        return len(saved) >= 3
 
     with pytest.raises(Cancelled):
         engine.calibrate(seen, SPACING, start, settings=ONE, save=save, cancelled=enough)
@@ -277,13 +280,13 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(treated, twin):
 
 def test_a_new_visit_updates_a_twin_and_judges_its_forecast(treated, twin):
     seen, start, true = treated
-    first = engine.calibrate(seen[:4], SPACING, start, settings=ONE)
-    second = engine.calibrate([seen[0], seen[4]], SPACING, start, twin=first)
+    first = engine.calibrate(seen[:-1], SPACING, start, settings=ONE)
+    second = engine.calibrate([seen[0], seen[-1]], SPACING, start, twin=first)
     assert [v.day for v in second.observations] == list(VISITS) and second.former == (first.sha256,)
     judged = second.observations[-1].forecast
     assert judged["former"] == first.sha256 and judged["dsc"] > 0.9
     assert judged["low_ml"] <= judged["volume_ml"] <= judged["high_ml"]
-    assert judged["low_ml"] / 1.5 <= true.volume_ml[4, TUMOR] <= judged["high_ml"] * 1.5
+    assert judged["low_ml"] / 1.5 <= true.volume_ml[-1, TUMOR] <= judged["high_ml"] * 1.5
     assert second.fit["evaluations"] < first.fit["evaluations"]
     for now, before, all_at_once in zip(second.parameters, first.parameters, twin.parameters):
         assert now.spread <= before.spread * 1.01, now.name

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from .. import __version__
 from ..plan import Plan, Surgery
@@ -27,6 +28,8 @@ SHRUNK = 0.5
 # Of the data alone, in units of the prior's precision: keeps what they say nothing about finite.
 FAINT_PRIOR = 1e-4
 MEMBERS = 20
+# A part of a tumor that lies apart is named as a new focus from this volume on.
+LEAST_FOCUS_ML = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,11 @@ def calibrate(
         seen.append(Seen(
             float(visit.day), _hash(given, spacing_mm), given.kind, float(was.sum() * voxel_ml), float(shown.sum() * voxel_ml), dice(shown, was),
             forecast.get(float(visit.day), {})))
-        missed = was & (shares.u[0, 0].numpy() < 1e-3)
-        if missed.sum() * voxel_ml > 0.1 and missed.sum() > 0.05 * was.sum():
+        apart = _apart(was, shown) * voxel_ml
+        if apart > LEAST_FOCUS_ML:
             warnings.append(
-                f"{missed.sum() * voxel_ml:.2f} mL of the tumor of day {visit.day:g} lie where the fitted tumor has not come: "
-                "a new focus, which the parameters cannot explain and were not bent to")
+                f"{apart:.2f} mL of the tumor of day {visit.day:g} lie apart from the fitted tumor: a new focus, which the parameters "
+                "cannot explain and were not bent to")
         elif was.any() and seen[-1].dsc < 0.5:
             warnings.append(f"the fit meets the visit of day {visit.day:g} with a Dice of {seen[-1].dsc:.2f} only: the plan or the model does not describe it")
     for p in results:
@@ -138,6 +141,15 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """2 |a ∩ b| / (|a| + |b|), 1 where both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
+
+
+def _apart(was: np.ndarray, shown: np.ndarray) -> int:
+    """Voxels of the parts of a tumor that the fitted one, where there is one, does not touch."""
+    parts, count = ndimage.label(was)
+    if not count or not shown.any():
+        return 0
+    touched = np.unique(parts[ndimage.binary_dilation(shown) & was])
+    return int(was.sum() - np.isin(parts, touched[touched > 0]).sum())
 
 
 def _visits(labels, plan: Plan, observations, former) -> tuple[list[Visit], list[str]]:

@@ -39,7 +39,7 @@ COARSE_VOXELS = 60
 # An error of the baseline's shape is put through the model from this part of a voxel's edge on, by so many random shifts.
 SHAPE_SIGMA, SHIFTS = 0.2, 12
 # Of the voxel's edge: what σ is at the start, and at least (a label says which side of the outline a voxel's centre lies on).
-FIRST_SIGMA, LEAST_SIGMA, LARGEST_SIGMA = 0.5, 0.1, 4.0
+FIRST_SIGMA, LEAST_SIGMA, LARGEST_SIGMA = 0.5, 0.05, 4.0
 
 
 @dataclass(frozen=True)
