@@ -407,31 +407,35 @@ class _Walk:
 
     def _diffuse(self, u, axis, dt):
         """One implicit solve along an axis for all columns and members."""
-        facing = u.movedim(2 + axis, 0)
-        x = facing.contiguous()
-        system = self._system(axis, dt)
-        explicit, implicit, open_, factors, changes = system
-        face = x[:-1] - x[1:]
-        face *= explicit
-        for column, (by_explicit, _) in changes.items():
-            face[:, column] += by_explicit * (x[:-1, 0] - x[1:, 0])
+        x = u.movedim(2 + axis, 0).contiguous()
+        explicit, implicit, open_, factors, changes, centred = self._system(axis, dt)
         right = x * open_
         right += floor_of(right.dtype)
-        right[:-1] -= face
-        right[1:] += face
-        if not changes:
-            return factors.solve(right).movedim(0, 2 + axis)
-        new = factors.solve(right[:, :1].contiguous())
-        face = new[:-1, 0] - new[1:, 0]
-        for column, (_, by_implicit) in changes.items():
-            flow = by_implicit * face
-            right[:-1, column] -= flow
-            right[1:, column] += flow
-        rest = factors.solve(right[:, 1:].contiguous())
-        return torch.cat((new, rest), 1).movedim(0, 2 + axis)
+        if not centred:
+            face = x[:-1] - x[1:]
+            face *= explicit
+            for column, (by_explicit, _) in changes.items():
+                face[:, column] += by_explicit * (x[:-1, 0] - x[1:, 0])
+            right[:-1] -= face
+            right[1:] += face
+        if changes:
+            new = factors.solve(right[:, :1].contiguous())
+            face = new[:-1, 0] - new[1:, 0]
+            for column, (_, by_implicit) in changes.items():
+                flow = by_implicit * face
+                right[:-1, column] -= flow
+                right[1:, column] += flow
+            new = torch.cat((new, factors.solve(right[:, 1:].contiguous())), 1)
+        else:
+            new = factors.solve(right)
+        if centred:
+            # Crank–Nicolson as a half step of implicit Euler: its solution is the mean of old and new
+            new = x.neg_().add_(new, alpha=2)
+        return new.movedim(0, 2 + axis)
 
     def _system(self, axis, dt):
-        """(explicit, implicit conductance, C, factors, column -> derivatives of the conductances), the axis first."""
+        """(explicit, implicit conductance, C, factors, column -> derivatives of the conductances, whether both are the same
+        everywhere), the axis first."""
         key = (axis, dt)
         if key not in self.systems:
             lengths = list(dict.fromkeys(k[1] for k in self.systems))
@@ -460,7 +464,8 @@ class _Walk:
                     change = scale * 2 * ((b / total) ** 2 * moved[:-1] + (a / total) ** 2 * moved[1:])
                 by_explicit = torch.where(full < least, change / 2, torch.zeros_like(change))
                 changes[self.column[name]] = (by_explicit, change - by_explicit)
-            self.systems[key] = (explicit.unsqueeze(1), implicit.unsqueeze(1), open_.unsqueeze(1), factors, changes)
+            centred = bool((full <= least).all())
+            self.systems[key] = (explicit.unsqueeze(1), implicit.unsqueeze(1), open_.unsqueeze(1), factors, changes, centred)
         return self.systems[key]
 
     # ---- the window

@@ -26,7 +26,13 @@ class _Projection(torch.autograd.Function):
         shift = excess.gather(-1, support - 1) / support.to(y.dtype)
         x = (y - shift).clamp(min=0)
         ctx.save_for_backward(x > 0)
+        ctx.save_for_forward(x > 0)
         return x
+
+    @staticmethod
+    def jvp(ctx, by_y):
+        """Its Jacobian is symmetric, so that the tangent goes as the gradient does."""
+        return _Projection.backward(ctx, by_y)
 
     @staticmethod
     def backward(ctx, grad):

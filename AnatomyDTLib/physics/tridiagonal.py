@@ -1,7 +1,7 @@
 """Batched tridiagonal solves along the first axis, and their adjoint.
 
 The adjoint of a tridiagonal solve is the solve with the transposed matrix, so the backward pass
-needs no unrolled graph and costs as much as the forward pass. No pivoting: every matrix here is an
+needs no unrolled graph and costs as much as the forward pass; its tangent is one more solve with the matrix itself. No pivoting: every matrix here is an
 M-matrix, diagonally dominant by rows or by columns, for which elimination in order is stable.
 """
 
@@ -51,7 +51,21 @@ class _Solve(torch.autograd.Function):
     def forward(ctx, lower, diag, upper, rhs):
         x = _eliminate(lower, diag, upper, rhs.clone(memory_format=torch.contiguous_format))
         ctx.save_for_backward(lower, diag, upper, x)
+        ctx.save_for_forward(lower, diag, upper, x)
         return x
+
+    @staticmethod
+    def jvp(ctx, by_lower, by_diag, by_upper, by_rhs):
+        """A dx = db − dA x."""
+        lower, diag, upper, x = ctx.saved_tensors
+        change = torch.zeros_like(x) if by_rhs is None else by_rhs.clone(memory_format=torch.contiguous_format)
+        if by_lower is not None:
+            change[1:] -= by_lower.unsqueeze(1) * x[:-1]
+        if by_diag is not None:
+            change -= by_diag.unsqueeze(1) * x
+        if by_upper is not None:
+            change[:-1] -= by_upper.unsqueeze(1) * x[1:]
+        return _eliminate(lower, diag, upper, change)
 
     @staticmethod
     def backward(ctx, grad):
