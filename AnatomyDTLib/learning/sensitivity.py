@@ -80,7 +80,7 @@ def run(plan, dataset, settings, say) -> tuple[str, list[tuple], dict[str, list[
         x, rows = panels.setdefault(panel, {}).setdefault(line, ([], []))
         x.append(float(place))
         rows.append(tables.row(line, cases, dataset.anatomy.tumors, dataset.tree_classes))
-    tables.lines(panels, {p: p for p in panels}, plan.folder / "sensitivity.png", f"{dataset.name}: sensitivity")
+    tables.lines(panels, plan.folder / "sensitivity.png", f"{dataset.name}: sensitivity")
     found = {f"{panel}: {x:g}": [rows[i] for places, rows in lines.values() for i, own in enumerate(places) if own == x]
              for panel, lines in panels.items() for x in dict.fromkeys(x for places, _ in lines.values() for x in places)}
     lines = [entry for name, rows in found.items() for entry in tables.csv_lines(rows, dataset.anatomy.names, "sensitivity", name)]

@@ -93,7 +93,7 @@ def run(study: str, plan, dataset, settings, say) -> tuple[str, list[tuple], dic
                        [r for job, r in own if job.row == name])
             for name in names
         ]
-    tables.lines(_curves(places, found), {p.panel: p.panel for p in places}, plan.folder / f"{study}.png", f"{dataset.name}: {TITLES[study]}")
+    tables.lines(_curves(places, found), plan.folder / f"{study}.png", f"{dataset.name}: {TITLES[study]}")
     named = {f"{p.panel}: {p.place}": found[at] for at, p in enumerate(places)}
     lines = [line for name, rows in named.items() for line in tables.csv_lines(rows, dataset.anatomy.names, study, name)]
     return _table(places, found), lines, named

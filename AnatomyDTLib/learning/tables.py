@@ -244,29 +244,37 @@ def figure(rows: Sequence[Row], title: str, path) -> None:
     _save(chart, path)
 
 
-def lines(curves: dict[str, dict[str, tuple[Sequence, Sequence[Row]]]], labels: dict[str, str], path, title: str = "") -> None:
-    """One panel per sweep: DSC (with its std over folds) over what is swept, one line per method.
+def lines(curves: dict[str, dict[str, tuple[Sequence, Sequence[Row]]]], path, title: str = "") -> None:
+    """One panel per sweep: DSC (with its std over folds) over what is swept, one line per method, one legend.
 
-    curves: panel -> {line: (places on the axis, rows)}; labels: panel -> what its axis shows
+    curves: what the panel's axis shows -> {line: (places on the axis, rows)}
     """
-    chart, axes = _figure(-(-len(curves) // 3), min(3, len(curves)), (3.6 * min(3, len(curves)), 2.7 * -(-len(curves) // 3)), title)
+    columns = min(3, len(curves))
+    chart, axes = _figure(-(-len(curves) // columns), columns, (max(5.0, 3.6 * columns), 0.7 + 2.6 * -(-len(curves) // columns)), title)
     flat = [ax for line in axes for ax in line]
+    names = list(dict.fromkeys(name for found in curves.values() for name in found))
+    others = [name for name in names if not name.startswith(TWIN_NAME)]
+    colours = {name: "tab:orange" if name not in others else f"C{(0, 2, 3, 4, 5, 6, 7, 8, 9)[others.index(name) % 9]}" for name in names}
+    drawn = {}
     for ax, (panel, found) in zip(flat, curves.items()):
         for name, (places, rows) in found.items():
             numeric = all(isinstance(p, (int, float)) for p in places)
             x = list(places) if numeric else list(range(len(places)))
             y, e = [100 * r.mean("dsc") for r in rows], [100 * r.std("dsc") for r in rows]
-            ax.errorbar(x, y, e, marker="o", markersize=3, linewidth=1.8 if name.startswith(TWIN_NAME) else 1.0, capsize=2, label=name)
+            width = 2.0 if name.startswith(TWIN_NAME) else 1.0
+            drawn[name] = ax.errorbar(x, y, e, marker="o", markersize=3, linewidth=width, elinewidth=0.7, capsize=2, color=colours[name])
             if not numeric:
-                ax.set_xticks(x, places, fontsize=7)
+                ax.set_xticks(x, [str(p).replace(", ", "\n") for p in places], fontsize=7)
             elif min(x) > 0 and max(x) / min(x) > 5:
                 ax.set_xscale("log")
-        ax.set_xlabel(labels[panel], fontsize=8)
+                ax.set_xticks(x, [f"{p:g}" for p in x], minor=False)
+                ax.set_xticks([], minor=True)
+        ax.set_xlabel(panel, fontsize=8)
         ax.set_ylabel("DSC %", fontsize=8)
         ax.tick_params(labelsize=7)
-        ax.legend(fontsize=6)
     for ax in flat[len(curves):]:
         ax.set_axis_off()
+    chart.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(4, len(drawn)), fontsize=7, frameon=False)
     _save(chart, path)
 
 
