@@ -13,14 +13,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 from calibration_cases import (
-    ALPHA, D, DRUG, LARGE, LATER_DRUG, RADIATION, RHO, SAME_DRUG, SMALL, SPACING, TUMOR, VISITS, WHITE, drawn_with_error, errors, head, plan,
-    simulated,
+    ALPHA, D, DRUG, LARGE, LATER_DRUG, RADIATION, RHO, SAME_DRUG, SPACING, TUMOR, VISITS, WHITE, errors, head, plan, simulated,
 )
 
 from AnatomyDTLib import Cancelled, cli, engine, forecast
 from AnatomyDTLib.calibration import parameters
 from AnatomyDTLib.calibration.calibrate import Observation
 from AnatomyDTLib.calibration.fit import Settings
+from AnatomyDTLib.calibration.general import GeneralModel
 from AnatomyDTLib.calibration.observations import Noise, Visit, misfit
 from AnatomyDTLib.calibration.parameters import CalibrationError, available, chosen
 from AnatomyDTLib.calibration.tumor import TumorModel, drawn
@@ -110,6 +110,51 @@ def test_derivatives_equal_those_that_autograd_takes_through_the_solver():
     total.backward()
     assert mine[0] == pytest.approx(float(total.detach()), rel=1e-7)
     assert mine[1:] == pytest.approx(x.grad.tolist(), rel=1e-5)
+
+
+CHI = "chi_mm2_per_day:Tumor/Grey matter"
+
+
+def _with_chi(given, chi=-0.05):
+    term = CrossDiffusion("Tumor", "Grey matter", chi)
+    return dataclasses.replace(given, anatomy=dataclasses.replace(given.anatomy, cross_diffusion=(term,)))
+
+
+def test_derivatives_of_the_whole_state_equal_central_differences():
+    """With cross-diffusion, surgery, radiation and two drugs, for every parameter."""
+    given = parameters.applied(plan(EVERYTHING, (40.0,)), {"carrying_capacity": 0.9, "infiltration_mm": TAIL_MM})
+    labels = head(TINY, (0.0, 0.0, 0.0), (7.0, 7.0, 7.0))
+    cut = np.zeros(TINY)
+    cut[:, :8] = 1
+    model = GeneralModel(labels, SPACING, _with_chi(given), {"cut": cut}, dtype=torch.float64)
+    columns = available(model.plan)
+    assert CHI in [c.name for c in columns]
+    weight = torch.from_numpy(np.cos(np.arange(labels.size)).reshape(labels.shape) + 1.1)
+    start = {c.name: c.start for c in columns}
+
+    def total(values, by=()):
+        return np.array([float((part[0] * weight).sum()) for part in model.run([values], (26.0,), columns=by)[0].u])
+
+    exact = total(start, columns)
+    for i, c in enumerate(columns, start=1):
+        step = 1e-3 if c.positive else 1e-5
+        x = c.coordinate(c.start)
+        ends = [total({**start, c.name: np.exp(x + s) if c.positive else x + s})[0] for s in (step, -step)]
+        assert exact[i] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3), c.name
+
+
+@pytest.mark.slow
+def test_cross_diffusion_is_found():
+    truth = {D: 0.12, RHO: 0.03, CHI: -0.1}
+    labels = head((14, 32, 30), (0.0, 2.0, 2.0), (7.0, 7.0, 7.0))
+    start = _with_chi(plan((), (30.0, 60.0, 90.0)))
+    true = forecast(labels, SPACING, parameters.applied(start, truth), device="cpu")
+    seen = [(0.0, labels)] + [(float(d), frame) for d, frame in zip(true.days[1:], true.labels[1:])]
+    found = engine.calibrate(seen, SPACING, start, parameters=list(truth), settings=ONE)
+    print(errors(found, truth), found.fit["process_seconds"], [p.verdict() for p in found.parameters])
+    assert abs(errors(found, truth)[RHO]) < 0.05
+    low, high = next(p for p in found.parameters if p.name == CHI).interval(3.0)
+    assert low <= -0.1 <= high
 
 
 @pytest.mark.parametrize("density", [False, True])
@@ -328,8 +373,7 @@ def test_bad_input_is_one_sentence_each(twin):
     cut = a.copy()
     cut[a == TUMOR] = start.anatomy.with_role("cavity")[0]
     _said("a new resection cavity", [(0, a), (40.0, cut)], start)
-    mixed = plan()
-    mixed = dataclasses.replace(mixed, anatomy=dataclasses.replace(mixed.anatomy, cross_diffusion=(CrossDiffusion("Tumor", "White matter", 0.1),)))
+    _said("mass effect", [(0, a), (40.0, a)], plan(mass_effect=0.5))
     assert any("shrinks" in w for w in engine.calibrate([(0, a), (20.0, half)], SPACING, plan(), settings=ONE).fit["warnings"])
 
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from .. import __version__
 from ..plan import Plan, Surgery
+from . import general
 from .ensemble import ensemble
 from .fit import Settings, fit
 from .observations import Visit
@@ -65,9 +66,9 @@ def calibrate(
     begun, started = time.perf_counter(), time.process_time()
     labels = np.asarray(labels)
     visits, warnings = _visits(labels, plan, observations, former)
-    reason = why_not(plan, labels)
-    if reason is not None:
-        raise CalibrationError(f"this plan cannot be calibrated: {reason}")
+    reason, refused = why_not(plan, labels), general.why_not(plan)
+    if refused is not None:
+        raise CalibrationError(f"this plan cannot be calibrated: {refused}")
     fitted = _parameters(plan, parameters, bounds, former)
     mean, precision = _prior(fitted, former)
     start = 0.0
@@ -80,7 +81,11 @@ def calibrate(
         if progress is not None:
             progress(start + (1 - start) * fraction, text)
 
-    model = TumorModel(labels, spacing_mm, plan, maps)
+    if reason is None:
+        model = TumorModel(labels, spacing_mm, plan, maps)
+    else:
+        model = general.GeneralModel(labels, spacing_mm, plan, maps, np.any([v.values > 0 for v in visits], axis=0))
+        warnings.append(f"the whole state is fitted, which takes longer: {reason}")
     visibility = plan.anatomy.tissues[model.k].visibility
     if former is not None:
         settings = dataclasses.replace(settings, starts=1)
@@ -160,9 +165,11 @@ def _visits(labels, plan: Plan, observations, former) -> tuple[list[Visit], list
     tumors = anatomy.tumors
     if not np.isin(labels, tumors).any():
         raise CalibrationError("there is no tumor at baseline: nothing can be fitted to its growth")
+    # where there is edema beside the solid tumor, the solid tumor is what is compared
+    first = next(k for k in tumors if (labels == k).any())
     last = 0.0 if former is None or not former.observations else former.observations[-1].day
     what = "the baseline (day 0)" if last == 0.0 else f"the twin's last visit (day {last:g})"
-    visits, before = [], (0.0, float(np.isin(labels, tumors).sum()), labels)
+    visits, before = [], (0.0, float((labels == first).sum()), labels)
     for o in observations:
         try:
             day = float(o.day)
@@ -177,13 +184,13 @@ def _visits(labels, plan: Plan, observations, former) -> tuple[list[Visit], list
                 f"the visits are out of order: day {day:g} comes after day {last:g}; give them in the order of time" if visits
                 else f"the visit of day {day:g} lies before {what}; calibrate again with all visits instead")
         last = day
-        values = _values(o, labels.shape, anatomy)
+        values = _values(o, labels.shape, anatomy, first)
         visits.append(Visit(day, values, o.kind == "cellularity"))
         before = _contradicted(plan, o, values, before, warnings)
     return visits, warnings
 
 
-def _values(o: Observation, shape, anatomy) -> np.ndarray:
+def _values(o: Observation, shape, anatomy, tumor) -> np.ndarray:
     given = {"cellularity": o.cellularity, "probability": o.probability, "labels": o.labels}[o.kind]
     if given is None:
         raise CalibrationError(f"the visit of day {float(o.day):g} holds nothing: give its labels, a probability or a cellularity map")
@@ -196,7 +203,7 @@ def _values(o: Observation, shape, anatomy) -> np.ndarray:
     if o.kind == "labels":
         if values.min() < 0 or values.max() >= len(anatomy) or (values != np.floor(values)).any():
             raise CalibrationError(f"the labels of day {float(o.day):g} are not those of the plan, which are numbered 0 to {len(anatomy) - 1}")
-        return np.isin(values, anatomy.tumors).astype(np.float32)
+        return (values == tumor).astype(np.float32)
     if values.min() < 0 or values.max() > 1:
         raise CalibrationError(f"the {o.kind} map of day {float(o.day):g} must lie between 0 and 1, not {values.min():g} to {values.max():g}")
     return values.astype(np.float32)

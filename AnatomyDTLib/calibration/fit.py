@@ -278,7 +278,8 @@ class _Search:
     def _by_outline(self, point):
         """Covariance of the gradient that the error of the baseline's outline in shape makes, (n, n)."""
         sigma, n = self.noise.sigma_mm, len(point.x)
-        if sigma < SHAPE_SIGMA * self._edge(self.model.fine) or self.model.plan.infiltration_mm == 0:
+        followed = self.model.follows_shifts and self.model.plan.infiltration_mm > 0
+        if sigma < SHAPE_SIGMA * self._edge(self.model.fine) or not followed:
             return np.zeros((n, n))
         inside = self.model.labels == self.model.k
         shifts = outline_errors(inside, self.model.spacing_mm, self.settings.patch_mm, SHIFTS, self.settings.seed)

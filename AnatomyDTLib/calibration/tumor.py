@@ -85,7 +85,10 @@ class TumorModel:
     """The tumor class of a plan, from a label map, for any values of the plan's parameters.
 
     labels: (*S) indices into plan.anatomy.tissues; maps: arrays that the treatments name
+    follows_shifts: whether `run` differentiates by shifts of the baseline's outline
     """
+
+    follows_shifts = True
 
     def __init__(self, labels, spacing_mm, plan: Plan, maps=None, dtype=torch.float32):
         assert why_not(plan, labels) is None
