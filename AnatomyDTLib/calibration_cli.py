@@ -20,7 +20,8 @@ MOST_STARTS = 64
 def run(arguments, progress):
     """Calibrates as the command line asks; returns (lines to print, warnings). Raises ValueErrors for a user's mistake.
 
-    After every iteration the state is kept in a file beside the twin (its name and ".partial"); the same command goes on from it.
+    After every iteration the state is kept in a file beside the twin (its name and ".partial"); the same command goes
+    on from it.
     """
     out = Path(arguments.out)
     if not arguments.out or out.is_dir() or not (out.parent if str(out.parent) else Path()).is_dir():
@@ -28,7 +29,10 @@ def run(arguments, progress):
     if not 1 <= arguments.starts <= MOST_STARTS:
         raise PlanError(f"--starts must lie between 1 and {MOST_STARTS}, not {arguments.starts}")
     followups = [_dated(text, "follow-up") for text in arguments.followups]
-    given = {kind: dict(reversed(_dated(text, kind)) for text in getattr(arguments, kind) or ()) for kind in ("probability", "cellularity")}
+    given = {
+        kind: dict(reversed(_dated(text, kind)) for text in getattr(arguments, kind) or ())
+        for kind in ("probability", "cellularity")
+    }
     bounds = dict(_bounded(text) for text in arguments.bounds or ())
     for path, _ in followups + [(p, d) for files in given.values() for d, p in files.items()]:
         if not os.path.isfile(path):
@@ -39,7 +43,10 @@ def run(arguments, progress):
 
         former = Twin.from_json(text_of(arguments.update, "the twin"))
     elif arguments.plan is None:
-        raise PlanError("--plan is missing: name the plan with the tissues and what was done between the visits (see `anatomydt plan`), or a twin with --update")
+        raise PlanError(
+            "--plan is missing: name the plan with the tissues and what was done between the visits (see `anatomydt "
+            "plan`), or a twin with --update"
+        )
     plan = former.plan if arguments.plan is None else Plan.from_json(text_of(arguments.plan, "the plan"))
     days = {day for _, day in followups}
     for kind, files in given.items():
@@ -81,8 +88,17 @@ def run(arguments, progress):
         volumes.write_bytes(kept, json.dumps({"anatomydt_calibration": key, "state": found}).encode())
 
     twin = engine.calibrate(
-        observations, baseline.volume.spacing_mm, plan, maps=maps, parameters=arguments.parameters, bounds=bounds, twin=former,
-        settings=Settings(starts=arguments.starts, seed=arguments.seed), state=state, save=save, progress=progress,
+        observations,
+        baseline.volume.spacing_mm,
+        plan,
+        maps=maps,
+        parameters=arguments.parameters,
+        bounds=bounds,
+        twin=former,
+        settings=Settings(starts=arguments.starts, seed=arguments.seed),
+        state=state,
+        save=save,
+        progress=progress,
     )
     twin = dataclasses.replace(twin, fit={**twin.fit, "inputs": {str(p): sha256(p) for p in dict.fromkeys(files)}})
     volumes.write_bytes(out, twin.to_json().encode())
@@ -103,9 +119,17 @@ def lines(twin) -> list[str]:
         before = ""
         if v.forecast:
             f = v.forecast
-            before = f"{f['volume_ml']:.2f} mL ({f['low_ml']:.2f} to {f['high_ml']:.2f}), error {f['volume_ml'] - v.observed_ml:+.2f} mL, Dice {f['dsc']:.2f}"
+            before = (
+                f"{f['volume_ml']:.2f} mL ({f['low_ml']:.2f} to {f['high_ml']:.2f}), error "
+                f"{f['volume_ml'] - v.observed_ml:+.2f} mL, Dice {f['dsc']:.2f}"
+            )
         visits.append((f"{v.day:g}", f"{v.observed_ml:.2f}", f"{v.fitted_ml:.2f}", f"{v.dsc:.3f}", before))
-    return [*_aligned(rows), "", *_aligned(visits), f"outlines agree to {twin.fit['outline_noise_mm']:.2f} mm; {twin.fit['evaluations']} runs"]
+    return [
+        *_aligned(rows),
+        "",
+        *_aligned(visits),
+        f"outlines agree to {twin.fit['outline_noise_mm']:.2f} mm; {twin.fit['evaluations']} runs",
+    ]
 
 
 def _aligned(rows) -> list[str]:
@@ -133,7 +157,8 @@ def _bounded(text: str) -> tuple[str, tuple[float, float]]:
 
 
 def _on(volume, array, baseline: Labelled, resample: bool):
-    """The array of another image on the baseline's voxels: as it is where they coincide, else the nearest voxel's value."""
+    """The array of another image on the baseline's voxels: as it is where they coincide, else the nearest voxel's
+    value."""
     from . import volumes
 
     reference = baseline.volume
@@ -153,13 +178,23 @@ def _on(volume, array, baseline: Labelled, resample: bool):
     inverse = np.linalg.inv(theirs.steps_mm.T)
     matrix = inverse @ ours.steps_mm.T
     offset = inverse @ (ours.origin_mm - theirs.origin_mm)
-    return ndimage.affine_transform(array, matrix, offset, output_shape=reference.array.shape, order=0, mode="constant", cval=0)
+    return ndimage.affine_transform(
+        array, matrix, offset, output_shape=reference.array.shape, order=0, mode="constant", cval=0
+    )
 
 
 def _key(arguments, files, bounds) -> str:
     """Names the calibration that a kept state belongs to: its inputs and its settings."""
     inputs = [sha256(p) for p in files] + ([sha256(arguments.update)] if arguments.update else [])
-    settings = [__version__, arguments.followups, arguments.parameters, sorted(bounds.items()), arguments.starts, arguments.seed, arguments.resample]
+    settings = [
+        __version__,
+        arguments.followups,
+        arguments.parameters,
+        sorted(bounds.items()),
+        arguments.starts,
+        arguments.seed,
+        arguments.resample,
+    ]
     return hashlib.sha256(json.dumps([inputs, settings]).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Simulated patients for the tests of calibration, and the figures of docs/twin.md.
 
-    python Testing/calibration_cases.py recovery              the 77x116x36 grid, known parameters
-    python Testing/calibration_cases.py coverage [N] [MM]     N patients, outlines drawn with an error of MM
+python Testing/calibration_cases.py recovery              the 77x116x36 grid, known parameters
+python Testing/calibration_cases.py coverage [N] [MM]     N patients, outlines drawn with an error of MM
 """
 
 import sys
@@ -21,13 +21,20 @@ from AnatomyDTLib.plan import Chemotherapy, Plan, Radiotherapy
 from AnatomyDTLib.presets import completed, infiltration_mm, tissue
 
 LAW = "lipkova"
-ROLES = (("Background", "background"), ("White matter", "white"), ("Grey matter", "grey"), ("Ventricles", "ventricle"), ("Tumor", "tumor"))
+ROLES = (
+    ("Background", "background"),
+    ("White matter", "white"),
+    ("Grey matter", "grey"),
+    ("Ventricles", "ventricle"),
+    ("Tumor", "tumor"),
+)
 WHITE, GREY, VENTRICLE, TUMOR = 1, 2, 3, 4
 D, RHO, ALPHA, DRUG = "diffusivity_mm2_per_day", "growth_per_day", "alpha_per_gy", "sensitivity_per_day:temozolomide"
 SMALL, LARGE = (18, 44, 42), (36, 116, 77)
 SPACING = (3.0, 1.5, 1.5)
 
-# Five fractions, a break, ten doses of a drug; visits between them. More would take all of the tumor below the visibility.
+# Five fractions, a break, ten doses of a drug; visits between them. More would take all of the tumor below the
+# visibility.
 RADIATION = Radiotherapy(30.0, 5, 2.0)
 LATER_DRUG = Chemotherapy("temozolomide", tuple(float(d) for d in range(50, 60)), 0.35, 0.075)
 SAME_DRUG = Chemotherapy("temozolomide", RADIATION.event_days(), 0.35, 0.075)
@@ -50,7 +57,13 @@ def head(shape=SMALL, center_mm=(2.0, 6.0, 5.0), radii_mm=(9.0, 9.0, 9.0)):
 
 def plan(treatments=(), days=VISITS, **given):
     tissues = [tissue(name, role, LAW) for name, role in ROLES]
-    return Plan(completed(tissues, treatments, LAW), tuple(treatments), tuple(days), infiltration_mm=infiltration_mm(LAW), **given)
+    return Plan(
+        completed(tissues, treatments, LAW),
+        tuple(treatments),
+        tuple(days),
+        infiltration_mm=infiltration_mm(LAW),
+        **given,
+    )
 
 
 def drawn_with_error(labels, error_mm, seed, patch_mm=8.0):
@@ -58,8 +71,12 @@ def drawn_with_error(labels, error_mm, seed, patch_mm=8.0):
     mask = labels == TUMOR
     if error_mm == 0 or not mask.any():
         return labels
-    field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(mask.shape), [patch_mm / np.sqrt(4 * np.pi) / h for h in SPACING])
-    distance = ndimage.distance_transform_edt(mask, sampling=SPACING) - ndimage.distance_transform_edt(~mask, sampling=SPACING)
+    field = ndimage.gaussian_filter(
+        np.random.default_rng(seed).standard_normal(mask.shape), [patch_mm / np.sqrt(4 * np.pi) / h for h in SPACING]
+    )
+    distance = ndimage.distance_transform_edt(mask, sampling=SPACING) - ndimage.distance_transform_edt(
+        ~mask, sampling=SPACING
+    )
     moved = distance - np.sign(distance) * min(SPACING) / 2 + error_mm * field / field.std() > 0
     out = labels.copy()
     out[mask & ~moved] = WHITE
@@ -105,7 +122,11 @@ def covered(seed, error_mm, members=20):
     low, middle, high = (float(v[-1]) for v in ensemble.band())
     volume = float(true.volume_ml[-1, TUMOR])
     wrong = ", ".join(f"{name.split('_')[0]} {100 * e:+.0f} %" for name, e in errors(twin, truth).items())
-    return low <= volume <= high, f"true {volume:.2f} mL, band {low:.2f} to {high:.2f} (median {middle:.2f}); {wrong}", (low, middle, high, volume)
+    return (
+        low <= volume <= high,
+        f"true {volume:.2f} mL, band {low:.2f} to {high:.2f} (median {middle:.2f}); {wrong}",
+        (low, middle, high, volume),
+    )
 
 
 def _coverage(count, error_mm):
@@ -118,7 +139,10 @@ def _coverage(count, error_mm):
             continue
         inside.append(hit)
         print(seed, "in " if hit else "OUT", line, flush=True)
-    print(f"{sum(inside)} of {len(inside)} within the 80 % band ({100 * np.mean(inside):.0f} %), {time.process_time() - began:.0f} CPU s")
+    print(
+        f"{sum(inside)} of {len(inside)} within the 80 % band ({100 * np.mean(inside):.0f} %), "
+        f"{time.process_time() - began:.0f} CPU s"
+    )
 
 
 def _recovery():
@@ -129,12 +153,18 @@ def _recovery():
             seen, start, true = simulated(truth, (RADIATION, drug), VISITS, labels, error_mm)
             began = time.process_time()
             twin = engine.calibrate(seen, SPACING, start)
-            print(f"{what}, outlines drawn with an error of {error_mm} mm, {time.process_time() - began:.1f} CPU s, {twin.fit['evaluations']} runs; "
-                  f"volumes {', '.join(f'{v:.1f}' for v in true.volume_ml[:, TUMOR])} mL")
+            print(
+                f"{what}, outlines drawn with an error of {error_mm} mm, {time.process_time() - began:.1f} CPU s, "
+                f"{twin.fit['evaluations']} runs; "
+                f"volumes {', '.join(f'{v:.1f}' for v in true.volume_ml[:, TUMOR])} mL"
+            )
             for fitted in twin.parameters:
                 wrong = f"error {100 * (fitted.value / truth[fitted.name] - 1):+.1f} %" if fitted.name in truth else ""
                 low, high = fitted.interval()
-                print(f"  {fitted.name:36s} {fitted.value:.4g} ({low:.4g} to {high:.4g}) {wrong}; {fitted.verdict()}", flush=True)
+                print(
+                    f"  {fitted.name:36s} {fitted.value:.4g} ({low:.4g} to {high:.4g}) {wrong}; {fitted.verdict()}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

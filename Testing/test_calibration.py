@@ -1,4 +1,5 @@
-"""Calibration: the reduced model equals the engine's, its derivatives are exact, known parameters come back, what cannot be is refused."""
+"""Calibration: the reduced model equals the engine's, its derivatives are exact, known parameters come back, what
+cannot be is refused."""
 
 import dataclasses
 import json
@@ -13,7 +14,22 @@ import pytest
 import SimpleITK as sitk
 import torch
 from calibration_cases import (
-    ALPHA, D, DRUG, LARGE, LATER_DRUG, RADIATION, RHO, SAME_DRUG, SPACING, TUMOR, VISITS, WHITE, errors, head, plan, simulated,
+    ALPHA,
+    D,
+    DRUG,
+    LARGE,
+    LATER_DRUG,
+    RADIATION,
+    RHO,
+    SAME_DRUG,
+    SPACING,
+    TUMOR,
+    VISITS,
+    WHITE,
+    errors,
+    head,
+    plan,
+    simulated,
 )
 
 from AnatomyDTLib import Cancelled, cli, engine, forecast
@@ -23,7 +39,8 @@ from AnatomyDTLib.calibration.fit import Settings
 from AnatomyDTLib.calibration.general import GeneralModel
 from AnatomyDTLib.calibration.observations import Noise, Visit, misfit
 from AnatomyDTLib.calibration.parameters import CalibrationError, available, chosen
-from AnatomyDTLib.calibration.tumor import TumorModel, drawn
+from AnatomyDTLib.calibration.tumor import TumorModel
+from AnatomyDTLib.calibration.walk import drawn
 from AnatomyDTLib.physics.assembly import assemble
 from AnatomyDTLib.physics.stepping import integrate
 from AnatomyDTLib.physics.treatments import Irradiate
@@ -33,8 +50,11 @@ TRUTH = {D: 0.16, RHO: 0.035, ALPHA: 0.045, DRUG: 0.45}
 TREATED = (RADIATION, LATER_DRUG)
 ONE = Settings(starts=1)
 EVERYTHING = (
-    Surgery(12.0, region="cut"), Radiotherapy(15.0, 6), Chemotherapy("temozolomide", (16.0, 17.0, 18.0, 25.0), 0.8, 0.075),
+    Surgery(12.0, region="cut"),
+    Radiotherapy(15.0, 6),
+    Chemotherapy("temozolomide", (16.0, 17.0, 18.0, 25.0), 0.8, 0.075),
     Chemotherapy("other", (20.0, 40.0), 0.1, 3.0),
+    Chemotherapy("other", (22.0, 23.0), 0.1, 2.0, 0.5),
 )
 TINY = (8, 20, 18)
 # So long that the tail ends outside of TINY: where it is cut off, a tail has no derivative.
@@ -63,7 +83,9 @@ def test_the_reduced_model_is_the_engines(treatments):
     shares = TumorModel(labels, SPACING, given).run([{}], given.reported_days)
     for t, s in enumerate(shares):
         density = (s.u[0] * s.room)[0].numpy()
-        assert np.abs(density - whole.tumor_probability[t].astype(np.float32)).max() < 6e-4      # float16 holds three digits
+        assert (
+            np.abs(density - whole.tumor_probability[t].astype(np.float32)).max() < 6e-4
+        )  # float16 holds three digits
         assert np.mean(drawn(s, 0.5)[0].numpy() != (whole.labels[t] == TUMOR)) < 1e-4
 
 
@@ -74,7 +96,9 @@ def _weighted(model, values, weight, columns=()):
 
 def test_derivatives_by_every_parameter_equal_central_differences():
     """With surgery, radiation and two drugs; to 1e-3 of the derivative."""
-    given = parameters.applied(plan(EVERYTHING, (30.0, 60.0), seed_density=0.9), {"carrying_capacity": 0.9, "infiltration_mm": TAIL_MM})
+    given = parameters.applied(
+        plan(EVERYTHING, (30.0, 60.0), seed_density=0.9), {"carrying_capacity": 0.9, "infiltration_mm": TAIL_MM}
+    )
     labels = head(TINY, (0.0, 0.0, 0.0), (7.0, 7.0, 7.0))
     cut = np.zeros(TINY)
     cut[:, :8] = 1
@@ -103,7 +127,9 @@ def test_derivatives_equal_those_that_autograd_takes_through_the_solver():
     scale = torch.exp(x)
     p, equation, course = assemble(given, labels, SPACING, {}, dtype=torch.float64)
     equation = dataclasses.replace(equation, diffusivity=equation.diffusivity * scale[0], rho=equation.rho * scale[1])
-    events = tuple((day, Irradiate(e.dose_gy, e.alpha * scale[2], e.beta * scale[2], e.dead)) for day, e in course.events)
+    events = tuple(
+        (day, Irradiate(e.dose_gy, e.alpha * scale[2], e.beta * scale[2], e.dead)) for day, e in course.events
+    )
     drugs = tuple(dataclasses.replace(d, sensitivity=d.sensitivity * scale[3]) for d in course.drugs)
     final = integrate(p, equation, dataclasses.replace(course, reported=(9.0,), events=events, drugs=drugs))[0][0]
     total = (final[0, TUMOR] * weight).sum()
@@ -207,7 +233,8 @@ def test_sensitivities_to_simultaneous_treatments_are_named_as_inseparable():
 
 @pytest.mark.slow
 def test_known_parameters_on_the_full_grid():
-    """77x116x36 voxels of 1.5x1.5x3 mm: D and rho within 2 %, alpha and the drug within 10 %, 60 process-CPU seconds."""
+    """77x116x36 voxels of 1.5x1.5x3 mm: D and rho within 2 %, alpha and the drug within 10 %, 60 process-CPU
+    seconds."""
     labels = head(LARGE, (4.0, 22.0, 24.0), (10.0, 10.0, 10.0))
     seen, start, _ = simulated(TRUTH, TREATED, VISITS, labels)
     began = time.process_time()
@@ -234,7 +261,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 @pytest.mark.slow
 def test_memory_on_the_full_grid():
     here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", MEMORY.format(folder=str(here))], capture_output=True, text=True, cwd=here.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY.format(folder=str(here))], capture_output=True, text=True, cwd=here.parent
+    )
     assert done.returncode == 0, done.stderr
     print(f"{float(done.stdout.split()[-1]):.0f} MB")
     assert float(done.stdout.split()[-1]) < 2000
@@ -317,7 +346,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(treated, twin):
     with pytest.raises(Cancelled):
         engine.calibrate(seen, SPACING, start, settings=ONE, save=save, cancelled=enough)
     told = []
-    found = engine.calibrate(seen, SPACING, start, settings=ONE, state=saved[-1], progress=lambda f, text: told.append(f))
+    found = engine.calibrate(
+        seen, SPACING, start, settings=ONE, state=saved[-1], progress=lambda f, text: told.append(f)
+    )
     assert found.values == pytest.approx(twin.values, rel=1e-6)
     assert told == sorted(told) and told[-1] == 1.0
     assert found.fit["evaluations"] <= twin.fit["evaluations"] + 2
@@ -374,7 +405,9 @@ def test_bad_input_is_one_sentence_each(twin):
     cut[a == TUMOR] = start.anatomy.with_role("cavity")[0]
     _said("a new resection cavity", [(0, a), (40.0, cut)], start)
     _said("mass effect", [(0, a), (40.0, a)], plan(mass_effect=0.5))
-    assert any("shrinks" in w for w in engine.calibrate([(0, a), (20.0, half)], SPACING, plan(), settings=ONE).fit["warnings"])
+    assert any(
+        "shrinks" in w for w in engine.calibrate([(0, a), (20.0, half)], SPACING, plan(), settings=ONE).fit["warnings"]
+    )
 
 
 # ---- the command
@@ -385,8 +418,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def _command(folder, *arguments, code=0):
     done = subprocess.run(
-        [sys.executable, "-m", "AnatomyDTLib", "calibrate", *map(str, arguments)], capture_output=True, text=True, cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=100)
+        [sys.executable, "-m", "AnatomyDTLib", "calibrate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=100,
+    )
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr[-3000:]
     return done
 
@@ -429,6 +467,21 @@ def test_the_command_fits_updates_and_refuses(tmp_path, monkeypatch, capsys):
         stderr = capsys.readouterr().err
         assert said in stderr and stderr.count("error: ") == 1, stderr
         assert (tmp_path / "twin.json").read_bytes() == before
-    assert cli.main(["calibrate", "0.nii.gz", "finer.nii.gz@60", "--plan", "plan.json", "--resample", "--out", "again.json", *common]) == 0
+    assert (
+        cli.main(
+            [
+                "calibrate",
+                "0.nii.gz",
+                "finer.nii.gz@60",
+                "--plan",
+                "plan.json",
+                "--resample",
+                "--out",
+                "again.json",
+                *common,
+            ]
+        )
+        == 0
+    )
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["observations"][0]["observed_ml"] == pytest.approx(float((seen[2][1] == TUMOR).sum() * 6.75 / 1000))

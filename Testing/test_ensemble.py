@@ -19,7 +19,20 @@ def stored(labels, start, spread=0.15, names=(D, RHO)):
     """A twin as a calibration would leave it, about the plan's own values."""
     fitted = tuple(Fitted(p, p.start, spread, spread) for p in chosen(start, names))
     rows = tuple(tuple(r) for r in (spread**2 * np.eye(len(fitted))).tolist())
-    return Twin(fingerprint(labels, SPACING), labels.shape, SPACING, start, fitted, rows, (0.0,) * len(fitted), rows, (), {}, {}, ())
+    return Twin(
+        fingerprint(labels, SPACING),
+        labels.shape,
+        SPACING,
+        start,
+        fitted,
+        rows,
+        (0.0,) * len(fitted),
+        rows,
+        (),
+        {},
+        {},
+        (),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +87,10 @@ def test_what_was_never_observed_is_drawn_from_its_prior(small):
 def test_plans_of_several_moving_classes_run_one_by_one(small):
     labels, _, _, _ = small
     drift = plan((), (20.0,))
-    drift = dataclasses.replace(drift, anatomy=dataclasses.replace(drift.anatomy, cross_diffusion=(CrossDiffusion("Tumor", "White matter", 0.05),)))
+    drift = dataclasses.replace(
+        drift,
+        anatomy=dataclasses.replace(drift.anatomy, cross_diffusion=(CrossDiffusion("Tumor", "White matter", 0.05),)),
+    )
     twin = stored(labels, drift)
     result = engine.ensemble(labels, SPACING, twin, members=2)
     alone = forecast(labels, SPACING, applied(drift, result.values[1]), device="cpu")

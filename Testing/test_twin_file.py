@@ -18,19 +18,34 @@ SPACING = (3.0, 1.5, 1.5)
 
 
 def plan(treatments=(), **given):
-    return Plan(completed([tissue(n, r) for n, r in ROLES], treatments), treatments, (30.0, 90.0), infiltration_mm=1.4, **given)
+    return Plan(
+        completed([tissue(n, r) for n, r in ROLES], treatments), treatments, (30.0, 90.0), infiltration_mm=1.4, **given
+    )
 
 
 def twin(names=("diffusivity_mm2_per_day", "growth_per_day", "alpha_per_gy"), spread=0.1):
     fitted_plan = plan(regime("stupp", 90.0))
-    fitted = tuple(Fitted(p, p.start * 1.25, spread, 0.12 if i else float("inf"), (("x", 0.95),)) for i, p in enumerate(chosen(fitted_plan, names)))
+    fitted = tuple(
+        Fitted(p, p.start * 1.25, spread, 0.12 if i else float("inf"), (("x", 0.95),))
+        for i, p in enumerate(chosen(fitted_plan, names))
+    )
     n = len(fitted)
     covariance = spread**2 * (np.eye(n) + 0.9 * (np.ones((n, n)) - np.eye(n)))
     rows = tuple(tuple(r) for r in covariance.tolist())
     seen = (Seen(30.0, "ab", "labels", 4.5, 4.4, 0.97, {"volume_ml": 4.0}),)
     return Twin(
-        fingerprint(LABELS, SPACING), LABELS.shape, SPACING, fitted_plan, fitted, rows, (0.0,) * n, rows, seen,
-        {"dose": "cd"}, {"seed": 1, "seconds": 2.5}, ("0" * 64,),
+        fingerprint(LABELS, SPACING),
+        LABELS.shape,
+        SPACING,
+        fitted_plan,
+        fitted,
+        rows,
+        (0.0,) * n,
+        rows,
+        seen,
+        {"dose": "cd"},
+        {"seed": 1, "seconds": 2.5},
+        ("0" * 64,),
     )
 
 
@@ -72,7 +87,10 @@ def test_every_parameter_goes_into_the_plan_and_comes_back(name):
 
 def test_cross_diffusion_is_a_parameter_with_a_sign():
     given = plan()
-    given = dataclasses.replace(given, anatomy=dataclasses.replace(given.anatomy, cross_diffusion=(CrossDiffusion("Tumor", "White matter", -0.1),)))
+    given = dataclasses.replace(
+        given,
+        anatomy=dataclasses.replace(given.anatomy, cross_diffusion=(CrossDiffusion("Tumor", "White matter", -0.1),)),
+    )
     (chi,) = chosen(given, ["chi_mm2_per_day:Tumor/White matter"])
     assert chi.low < 0 < chi.high and not chi.positive
     assert parameters.applied(given, {chi.name: 0.2}).anatomy.cross_diffusion[0].chi_mm2_per_day == 0.2
@@ -91,7 +109,9 @@ def test_draws_of_what_was_never_seen_come_from_the_prior():
     values = given.sample(256, plan=plan(regime("radiotherapy", 90.0)))
     alpha = next(p for p in available(plan(regime("radiotherapy", 90.0))) if p.name == ALPHA)
     drawn = np.log([v[ALPHA] for v in values])
-    assert drawn.std() == pytest.approx(alpha.spread, rel=0.1) and drawn.mean() == pytest.approx(np.log(alpha.median), abs=0.05)
+    assert drawn.std() == pytest.approx(alpha.spread, rel=0.1) and drawn.mean() == pytest.approx(
+        np.log(alpha.median), abs=0.05
+    )
     assert ALPHA not in given.sample(2, plan=plan())[0]
 
 
@@ -111,26 +131,44 @@ def _broken(change):
     return json.dumps(document)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("{", "not JSON"), ("[]", "not a twin"), ('{"anatomydt_plan": 1}', "not a twin"),
-    (_broken(lambda d: d.update(anatomydt_twin=2)), "version 2"), (_broken(lambda d: d.update(anatomydt_twin=True)), "version True"),
-    (_broken(lambda d: d.pop("covariance")), "covariance"), (_broken(lambda d: d.update(more=1)), "more"),
-    (_broken(lambda d: d["covariance"].pop()), "covariance"), (_broken(lambda d: d["covariance"][0].__setitem__(0, -5.0)), "covariance"),
-    (_broken(lambda d: d["parameters"][0].pop("value")), "cannot be read"), (_broken(lambda d: d["plan"].update(days=[])), "days"),
-    (_broken(lambda d: d["parameters"][0]["parameter"].update(low=9.0)), "bound"), (_broken(lambda d: d.update(observations=3)), "cannot be read"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "not JSON"),
+        ("[]", "not a twin"),
+        ('{"anatomydt_plan": 1}', "not a twin"),
+        (_broken(lambda d: d.update(anatomydt_twin=2)), "version 2"),
+        (_broken(lambda d: d.update(anatomydt_twin=True)), "version True"),
+        (_broken(lambda d: d.pop("covariance")), "covariance"),
+        (_broken(lambda d: d.update(more=1)), "more"),
+        (_broken(lambda d: d["covariance"].pop()), "covariance"),
+        (_broken(lambda d: d["covariance"][0].__setitem__(0, -5.0)), "covariance"),
+        (_broken(lambda d: d["parameters"][0].pop("value")), "cannot be read"),
+        (_broken(lambda d: d["plan"].update(days=[])), "days"),
+        (_broken(lambda d: d["parameters"][0]["parameter"].update(low=9.0)), "bound"),
+        (_broken(lambda d: d.update(observations=3)), "cannot be read"),
+    ],
+)
 def test_a_broken_file_is_one_sentence(text, said):
     with pytest.raises(CalibrationError, match=said) as caught:
         Twin.from_json(text)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("names, bounds, said", [
-    ([], {}, "at least one"), (["speed"], {}, "no parameter 'speed'"), (["growth_per_day"] * 2, {}, "twice"),
-    (["growth_per_day"], {"growth_per_day": (0.2, 0.3)}, "outside its bounds"), (["growth_per_day"], {"growth_per_day": (0.3, 0.2)}, "below the upper"),
-    (["growth_per_day"], {"growth_per_day": (-1.0, 0.2)}, "above 0"), (["growth_per_day"], {"growth_per_day": 3}, "two numbers"),
-    (["growth_per_day"], {"alpha_per_gy": (0.1, 0.2)}, "not among"), (["growth_per_day"], {"growth_per_day": (0.01, float("nan"))}, "finite"),
-])
+@pytest.mark.parametrize(
+    "names, bounds, said",
+    [
+        ([], {}, "at least one"),
+        (["speed"], {}, "no parameter 'speed'"),
+        (["growth_per_day"] * 2, {}, "twice"),
+        (["growth_per_day"], {"growth_per_day": (0.2, 0.3)}, "outside its bounds"),
+        (["growth_per_day"], {"growth_per_day": (0.3, 0.2)}, "below the upper"),
+        (["growth_per_day"], {"growth_per_day": (-1.0, 0.2)}, "above 0"),
+        (["growth_per_day"], {"growth_per_day": 3}, "two numbers"),
+        (["growth_per_day"], {"alpha_per_gy": (0.1, 0.2)}, "not among"),
+        (["growth_per_day"], {"growth_per_day": (0.01, float("nan"))}, "finite"),
+    ],
+)
 def test_a_wrong_choice_of_parameters_is_one_sentence(names, bounds, said):
     with pytest.raises(CalibrationError, match=said):
         chosen(plan(regime("stupp", 90.0)), names, bounds)

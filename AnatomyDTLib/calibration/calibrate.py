@@ -18,9 +18,10 @@ from . import general
 from .ensemble import ensemble
 from .fit import Settings, fit
 from .observations import Visit
-from .parameters import CalibrationError, Parameter, available, chosen, usual
-from .tumor import TumorModel, drawn, why_not
+from .parameters import CHI, CalibrationError, Parameter, available, chosen, usual
+from .tumor import TumorModel, why_not
 from .twin import TIED, Fitted, Seen, Twin, fingerprint, fingerprint_of
+from .walk import drawn
 
 # Two visits closer than this are one.
 SAME_DAY = 1e-3
@@ -50,13 +51,26 @@ class Observation:
 
     @property
     def kind(self) -> str:
-        return "cellularity" if self.cellularity is not None else "probability" if self.probability is not None else "labels"
+        if self.cellularity is not None:
+            return "cellularity"
+        return "labels" if self.probability is None else "probability"
 
 
 def calibrate(
-    labels: np.ndarray, spacing_mm, plan: Plan, observations, *, maps: Mapping | None = None, parameters=None, bounds=None,
-    former: Twin | None = None, settings: Settings = Settings(), state: dict | None = None, save: Callable[[dict], None] | None = None,
-    progress: Callable[[float, str], None] | None = None, cancelled: Callable[[], bool] | None = None,
+    labels: np.ndarray,
+    spacing_mm,
+    plan: Plan,
+    observations,
+    *,
+    maps: Mapping | None = None,
+    parameters=None,
+    bounds=None,
+    former: Twin | None = None,
+    settings: Settings = Settings(),
+    state: dict | None = None,
+    save: Callable[[dict], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> tuple[Twin, list[str]]:
     """(the twin, warnings) of a baseline and later visits. Everything but the observations has been checked.
 
@@ -66,16 +80,20 @@ def calibrate(
     begun, started = time.perf_counter(), time.process_time()
     labels = np.asarray(labels)
     visits, warnings = _visits(labels, plan, observations, former)
+    fitted = _parameters(plan, parameters, bounds, former)
     reason, refused = why_not(plan, labels), general.why_not(plan)
+    if reason is None and any(p.name.startswith(CHI) for p in fitted):
+        reason = "cross-diffusion is fitted"
     if refused is not None:
         raise CalibrationError(f"this plan cannot be calibrated: {refused}")
-    fitted = _parameters(plan, parameters, bounds, former)
     mean, precision = _prior(fitted, former)
     start = 0.0
     forecast = {}
     if former is not None:
         start = 0.15
-        forecast = _judged(former, labels, spacing_mm, plan, visits, maps, lambda f, t: progress and progress(start * f, t), cancelled)
+        forecast = _judged(
+            former, labels, spacing_mm, plan, visits, maps, lambda f, t: progress and progress(start * f, t), cancelled
+        )
 
     def told(fraction, text):
         if progress is not None:
@@ -89,7 +107,19 @@ def calibrate(
     visibility = plan.anatomy.tissues[model.k].visibility
     if former is not None:
         settings = dataclasses.replace(settings, starts=1)
-    found = fit(model, visits, fitted, mean, precision, visibility, settings, state=state, save=save, progress=told, cancelled=cancelled)
+    found = fit(
+        model,
+        visits,
+        fitted,
+        mean,
+        precision,
+        visibility,
+        settings,
+        state=state,
+        save=save,
+        progress=told,
+        cancelled=cancelled,
+    )
 
     precision = found.precision
     told_alone = np.linalg.inv(found.information + FAINT_PRIOR * precision)
@@ -100,44 +130,85 @@ def calibrate(
     results = tuple(
         Fitted(
             dataclasses.replace(p, spread=float(prior_spread[i]), median=p.value(mean[i])),
-            p.value(found.x[i]), float(spread[i]), float(alone[i]),
-            tuple((q.name, round(float(together[i, j]), 4)) for j, q in enumerate(fitted) if j != i and abs(together[i, j]) >= TIED))
-        for i, p in enumerate(fitted))
+            p.value(found.x[i]),
+            float(spread[i]),
+            float(alone[i]),
+            tuple(
+                (q.name, round(float(together[i, j]), 4))
+                for j, q in enumerate(fitted)
+                if j != i and abs(together[i, j]) >= TIED
+            ),
+        )
+        for i, p in enumerate(fitted)
+    )
     voxel_ml = math.prod(spacing_mm) / 1000.0
     seen = []
     for visit, given, shares in zip(visits, observations, found.shares):
         shown = drawn(shares, visibility)[0].numpy()
         threshold = visibility * plan.anatomy.tissues[model.k].carrying_capacity if visit.density else 0.5
         was = visit.values >= threshold
-        seen.append(Seen(
-            float(visit.day), _hash(given, spacing_mm), given.kind, float(was.sum() * voxel_ml), float(shown.sum() * voxel_ml), dice(shown, was),
-            forecast.get(float(visit.day), {})))
+        seen.append(
+            Seen(
+                float(visit.day),
+                _hash(given, spacing_mm),
+                given.kind,
+                float(was.sum() * voxel_ml),
+                float(shown.sum() * voxel_ml),
+                dice(shown, was),
+                forecast.get(float(visit.day), {}),
+            )
+        )
         apart = _apart(was, shown) * voxel_ml
         if apart > LEAST_FOCUS_ML:
             warnings.append(
-                f"{apart:.2f} mL of the tumor of day {visit.day:g} lie apart from the fitted tumor: a new focus, which the parameters "
-                "cannot explain and were not bent to")
+                f"{apart:.2f} mL of the tumor of day {visit.day:g} lie apart from the fitted tumor: a new focus, which "
+                "the parameters cannot explain and were not bent to"
+            )
         elif was.any() and seen[-1].dsc < 0.5:
-            warnings.append(f"the fit meets the visit of day {visit.day:g} with a Dice of {seen[-1].dsc:.2f} only: the plan or the model does not describe it")
+            warnings.append(
+                f"the fit meets the visit of day {visit.day:g} with a Dice of {seen[-1].dsc:.2f} only: the plan or the "
+                "model does not describe it"
+            )
     for p in results:
         x = p.parameter.coordinate(p.value)
-        if min(abs(x - p.parameter.coordinate(p.parameter.low)), abs(x - p.parameter.coordinate(p.parameter.high))) < 1e-9:
+        if (
+            min(abs(x - p.parameter.coordinate(p.parameter.low)), abs(x - p.parameter.coordinate(p.parameter.high)))
+            < 1e-9
+        ):
             warnings.append(f"{p.name} lies at the end of its bounds, {p.value:.4g} {p.unit}")
     import torch
 
     run = {
-        "anatomydt": __version__, "python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
-        "settings": dataclasses.asdict(settings), "outline_noise_mm": found.noise.sigma_mm, "inflation": found.inflation,
-        "objective": found.value, "starts": list(found.starts), "evaluations": found.evaluations,
-        "process_seconds": round(time.process_time() - started, 2), "seconds": round(time.perf_counter() - begun, 2), "warnings": list(warnings),
+        "anatomydt": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "settings": dataclasses.asdict(settings),
+        "outline_noise_mm": found.noise.sigma_mm,
+        "inflation": found.inflation,
+        "objective": found.value,
+        "starts": list(found.starts),
+        "evaluations": found.evaluations,
+        "process_seconds": round(time.process_time() - started, 2),
+        "seconds": round(time.perf_counter() - begun, 2),
+        "warnings": list(warnings),
     }
     earlier = () if former is None else former.observations
     matrix = tuple(tuple(float(v) for v in row) for row in found.covariance)
     prior = tuple(tuple(float(v) for v in row) for row in np.linalg.inv(precision))
     twin = Twin(
-        fingerprint(labels, spacing_mm), tuple(labels.shape), tuple(float(h) for h in spacing_mm), plan, results, matrix,
-        tuple(float(v) for v in mean), prior, earlier + tuple(seen), {name: fingerprint_of(v) for name, v in sorted((maps or {}).items())},
-        run, () if former is None else former.former + (former.sha256,),
+        fingerprint(labels, spacing_mm),
+        tuple(labels.shape),
+        tuple(float(h) for h in spacing_mm),
+        plan,
+        results,
+        matrix,
+        tuple(float(v) for v in mean),
+        prior,
+        earlier + tuple(seen),
+        {name: fingerprint_of(v) for name, v in sorted((maps or {}).items())},
+        run,
+        () if former is None else former.former + (former.sha256,),
     )
     return twin, warnings
 
@@ -178,11 +249,17 @@ def _visits(labels, plan: Plan, observations, former) -> tuple[list[Visit], list
         if not math.isfinite(day) or day < 0:
             raise CalibrationError(f"a visit's day must be a number of days after the baseline, not {o.day!r}")
         if abs(day - last) < SAME_DAY:
-            raise CalibrationError(f"two visits lie on day {day:g}; give one for each day" if visits else f"the visit of day {day:g} lies on the day of {what}; give a later one")
+            raise CalibrationError(
+                f"two visits lie on day {day:g}; give one for each day"
+                if visits
+                else f"the visit of day {day:g} lies on the day of {what}; give a later one"
+            )
         if day < last:
             raise CalibrationError(
-                f"the visits are out of order: day {day:g} comes after day {last:g}; give them in the order of time" if visits
-                else f"the visit of day {day:g} lies before {what}; calibrate again with all visits instead")
+                f"the visits are out of order: day {day:g} comes after day {last:g}; give them in the order of time"
+                if visits
+                else f"the visit of day {day:g} lies before {what}; calibrate again with all visits instead"
+            )
         last = day
         values = _values(o, labels.shape, anatomy, first)
         visits.append(Visit(day, values, o.kind == "cellularity"))
@@ -193,19 +270,29 @@ def _visits(labels, plan: Plan, observations, former) -> tuple[list[Visit], list
 def _values(o: Observation, shape, anatomy, tumor) -> np.ndarray:
     given = {"cellularity": o.cellularity, "probability": o.probability, "labels": o.labels}[o.kind]
     if given is None:
-        raise CalibrationError(f"the visit of day {float(o.day):g} holds nothing: give its labels, a probability or a cellularity map")
+        raise CalibrationError(
+            f"the visit of day {float(o.day):g} holds nothing: give its labels, a probability or a cellularity map"
+        )
     values = np.asarray(given)
     if values.shape != shape:
         raise CalibrationError(
-            f"the visit of day {float(o.day):g} has {values.shape} voxels, the baseline {shape}; resample it to the baseline's geometry")
+            f"the visit of day {float(o.day):g} has {values.shape} voxels, the baseline {shape}; resample it to the "
+            "baseline's geometry"
+        )
     if values.dtype.kind not in "iubf" or not np.isfinite(values).all():
         raise CalibrationError(f"the {o.kind} map of day {float(o.day):g} must hold finite numbers")
     if o.kind == "labels":
         if values.min() < 0 or values.max() >= len(anatomy) or (values != np.floor(values)).any():
-            raise CalibrationError(f"the labels of day {float(o.day):g} are not those of the plan, which are numbered 0 to {len(anatomy) - 1}")
+            raise CalibrationError(
+                f"the labels of day {float(o.day):g} are not those of the plan, which are numbered 0 to "
+                f"{len(anatomy) - 1}"
+            )
         return (values == tumor).astype(np.float32)
     if values.min() < 0 or values.max() > 1:
-        raise CalibrationError(f"the {o.kind} map of day {float(o.day):g} must lie between 0 and 1, not {values.min():g} to {values.max():g}")
+        raise CalibrationError(
+            f"the {o.kind} map of day {float(o.day):g} must lie between 0 and 1, not {values.min():g} to "
+            f"{values.max():g}"
+        )
     return values.astype(np.float32)
 
 
@@ -220,16 +307,20 @@ def _contradicted(plan, o, values, before, warnings):
         new = np.isin(o.labels, cavity).sum() - np.isin(former_labels, cavity).sum()
         if new > 0.1 * max(former_voxels, 1.0):
             raise CalibrationError(
-                f"the visit of day {day:g} shows a new resection cavity, but the plan has no surgery until then; add it to the plan")
+                f"the visit of day {day:g} shows a new resection cavity, but the plan has no surgery until then; add "
+                "it to the plan"
+            )
     if o.kind != "cellularity" and former_voxels > 0 and not treated:
         if voxels == 0:
             raise CalibrationError(
-                f"no tumor is seen on day {day:g}, but the plan has no treatment since day {former_day:g} that could have removed it; "
-                "add the treatment, or leave that visit out")
+                f"no tumor is seen on day {day:g}, but the plan has no treatment since day {former_day:g} that could "
+                "have removed it; add the treatment, or leave that visit out"
+            )
         if voxels < SHRUNK * former_voxels:
             warnings.append(
-                f"the tumor shrinks to {voxels / former_voxels:.0%} between days {former_day:g} and {day:g} without a treatment in the plan: "
-                "the fit cannot follow it")
+                f"the tumor shrinks to {voxels / former_voxels:.0%} between days {former_day:g} and {day:g} without a "
+                "treatment in the plan: the fit cannot follow it"
+            )
     elif o.kind != "cellularity" and voxels == 0:
         warnings.append(f"no tumor is seen on day {day:g}: taken as a density below the visibility everywhere")
     return day, voxels, former_labels if o.labels is None else o.labels
@@ -269,11 +360,20 @@ def _judged(former: Twin, labels, spacing_mm, plan, visits, maps, progress, canc
     for t, visit in enumerate(visits, start=1):
         likely = members.probability[t] >= 0.5
         judged[float(visit.day)] = {
-            "former": former.sha256, "volume_ml": float(middle[t]), "low_ml": float(low[t]), "high_ml": float(high[t]),
+            "former": former.sha256,
+            "volume_ml": float(middle[t]),
+            "low_ml": float(low[t]),
+            "high_ml": float(high[t]),
             "dsc": dice(likely, visit.values >= 0.5),
         }
     return judged
 
 
 def _hash(o: Observation, spacing_mm) -> str:
-    return fingerprint(o.labels, spacing_mm) if o.kind == "labels" else fingerprint_of(np.asarray({"cellularity": o.cellularity, "probability": o.probability}[o.kind], np.float32))
+    return (
+        fingerprint(o.labels, spacing_mm)
+        if o.kind == "labels"
+        else fingerprint_of(
+            np.asarray({"cellularity": o.cellularity, "probability": o.probability}[o.kind], np.float32)
+        )
+    )

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..plan import Plan
 from .parameters import applied
-from .tumor import TumorModel, drawn, why_not
+from .tumor import TumorModel, why_not
 from .twin import Twin
+from .walk import drawn
 
 # Memory that the members of one batch may take, bytes; and what a voxel of one member takes, in numbers of 4 bytes.
 BATCH_BYTES, NUMBERS_PER_VOXEL = 6e8, 60
@@ -41,12 +42,16 @@ class Ensemble:
     def band(self, level: float = 0.8, cells: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(low, median, high) of the volume on each day, mL: the central interval of this probability."""
         tail = (1.0 - level) / 2.0
-        # of ranks with a member's weight to either side (Hazen): the extremes of 20 are not the 0 and 100 % of the posterior
-        low, middle, high = np.quantile(self.cells_ml if cells else self.volume_ml, (tail, 0.5, 1.0 - tail), axis=0, method="hazen")
+        # of ranks with a member's weight to either side (Hazen): the extremes of 20 are not the 0 and 100 % of the
+        # posterior
+        low, middle, high = np.quantile(
+            self.cells_ml if cells else self.volume_ml, (tail, 0.5, 1.0 - tail), axis=0, method="hazen"
+        )
         return low, middle, high
 
     def days_to(self, volume_ml: float, level: float = 0.8) -> tuple[float, float, float]:
-        """(early, median, late): days until the drawn tumor first has this volume; infinite where it is not within the horizon."""
+        """(early, median, late): days until the drawn tumor first has this volume; infinite where it is not within the
+        horizon."""
         reached = np.array([first_day(self.days, row, volume_ml) for row in self.volume_ml])
         tail = (1.0 - level) / 2.0
         reached.sort()
@@ -55,7 +60,8 @@ class Ensemble:
 
 
 def first_day(days, volume_ml, target_ml: float) -> float:
-    """The first day on which a course of volumes is at least the target, straight between days; infinite where never."""
+    """The first day on which a course of volumes is at least the target, straight between days; infinite where
+    never."""
     for i, volume in enumerate(volume_ml):
         if volume >= target_ml:
             if i == 0:
@@ -66,7 +72,16 @@ def first_day(days, volume_ml, target_ml: float) -> float:
 
 
 def ensemble(
-    twin: Twin, labels, spacing_mm, plan: Plan | None = None, maps=None, *, members: int = 20, seed: int = 0, progress=None, cancelled=None,
+    twin: Twin,
+    labels,
+    spacing_mm,
+    plan: Plan | None = None,
+    maps=None,
+    *,
+    members: int = 20,
+    seed: int = 0,
+    progress=None,
+    cancelled=None,
 ) -> Ensemble:
     """Runs `members` draws of a twin. labels: its baseline; plan: other treatments and days; None: the twin's own.
 
@@ -86,7 +101,9 @@ def ensemble(
     probability[0] = np.isin(labels, tumors)
     volume[:, 0] = probability[0].sum() * voxel_ml
     if why_not(plan, labels) is not None:
-        return _one_by_one(twin, plan, labels, spacing_mm, maps, values, probability, volume, cells, progress, cancelled)
+        return _one_by_one(
+            twin, plan, labels, spacing_mm, maps, values, probability, volume, cells, progress, cancelled
+        )
 
     model = TumorModel(labels, spacing_mm, plan, maps)
     visibility = plan.anatomy.tissues[model.k].visibility
@@ -104,13 +121,18 @@ def ensemble(
 
         def told(fraction, day, first=first, batch=batch):
             if progress is not None:
-                progress((first + fraction * (batch.stop - first)) / members, f"members {first + 1} to {batch.stop} of {members}, day {day:.4g}")
+                progress(
+                    (first + fraction * (batch.stop - first)) / members,
+                    f"members {first + 1} to {batch.stop} of {members}, day {day:.4g}",
+                )
 
         model.run(values[batch], days, report=report, progress=told, cancelled=cancelled)
     return Ensemble(np.array(days), values, probability, volume, cells, tuple(float(h) for h in spacing_mm), plan)
 
 
-def _one_by_one(twin, plan, labels, spacing_mm, maps, values, probability, volume, cells, progress, cancelled) -> Ensemble:
+def _one_by_one(
+    twin, plan, labels, spacing_mm, maps, values, probability, volume, cells, progress, cancelled
+) -> Ensemble:
     """Members in turn, for a plan that more than one tumor class takes part in."""
     import torch
 
@@ -142,4 +164,6 @@ def _one_by_one(twin, plan, labels, spacing_mm, maps, values, probability, volum
                     progress((m + fraction) / len(values), f"member {m + 1} of {len(values)}, day {day:.4g}")
 
             integrate(p, equation, course, report=report, progress=told, cancelled=cancelled)
-    return Ensemble(np.array(plan.reported_days), values, probability, volume, cells, tuple(float(h) for h in spacing_mm), plan)
+    return Ensemble(
+        np.array(plan.reported_days), values, probability, volume, cells, tuple(float(h) for h in spacing_mm), plan
+    )

@@ -3,18 +3,20 @@
     minimise  F(x) = Σ_visits L(x) / c + ½ (x − m)ᵀ P (x − m)
 
 L is the misfit of a visit (`observations`), m and P mean and precision of the prior. On the coarse grid every start is
-followed with a likelihood whose outliers count fully (ε = 0), which draws a far outline in; on the fine grid the reader's
-error σ is estimated beside the parameters, from the outlines themselves.
+followed with a likelihood whose outliers count fully (ε = 0), which draws a far outline in; on the fine grid the
+reader's error σ is estimated beside the parameters, from the outlines themselves.
 
-Neighbouring voxels err together, so that the curvature H of L says too much. With G = Σ_blocks g gᵀ, g the gradient of L over
-a block of space in all visits, the observations' information is H G⁻¹ H in place of H (the sandwich of Huber 1967 and White
-1982, with blocks as in Liang & Zeger 1986), and the posterior's covariance is (H G⁻¹ H + P)⁻¹. A small tumor has too few
-blocks to tell G from: it is taken as at least c₀ H, where c₀ is the number of voxels that tell of one patch of an outline within
-which a reader's errors go together, c₀ = patch² · 1.8 σ / voxel (1.8 = ∫ φ²/(Φ(1 − Φ)) dt). c is the mean ratio of the two.
+Neighbouring voxels err together, so that the curvature H of L says too much. With G = Σ_blocks g gᵀ, g the gradient of
+L over a block of space in all visits, the observations' information is H G⁻¹ H in place of H (the sandwich of Huber
+1967 and White 1982, with blocks as in Liang & Zeger 1986), and the posterior's covariance is (H G⁻¹ H + P)⁻¹. A small
+tumor has too few blocks to tell G from: it is taken as at least c₀ H, where c₀ is the number of voxels that tell of one
+patch of an outline within which a reader's errors go together, c₀ = patch² · 1.8 σ / voxel (1.8 = ∫ φ²/(Φ(1 − Φ)) dt).
+c is the mean ratio of the two.
 
-The baseline's outline is as uncertain as the others'. A shift of all of it by σ patch/√area is what the prior of the seed density
-allows (over the infiltration length), where that is among the parameters; what it gets wrong in shape is put through the model: of
-random shifts b of the outline, of size σ and smooth over a patch, the gradient's response H_θb b is part of G.
+The baseline's outline is as uncertain as the others'. A shift of all of it by σ patch/√area is what the prior of the
+seed density allows (over the infiltration length), where that is among the parameters; what it gets wrong in shape is
+put through the model: of random shifts b of the outline, of size σ and smooth over a patch, the gradient's response
+H_θb b is part of G.
 """
 
 from __future__ import annotations
@@ -30,15 +32,18 @@ from scipy import ndimage
 from .observations import Noise, Visit, misfit, noise_of
 from .parameters import SEED, Parameter
 
-# Smaller expected gains of F end the search; F is a log-likelihood, so that a tenth is a fortieth of a standard error squared.
+# Smaller expected gains of F end the search; F is a log-likelihood, so that a tenth is a fortieth of a standard error
+# squared.
 GAIN = 0.05
 LARGEST_MOVE = 0.7  # of a coordinate in one iteration: a factor of two
 COARSE_TRIES, FINE_TRIES = 10, 12
 # The coarse grid is used where it still holds the largest tumor in this many voxels.
 COARSE_VOXELS = 60
-# An error of the baseline's shape is put through the model from this part of a voxel's edge on, by so many random shifts.
+# An error of the baseline's shape is put through the model from this part of a voxel's edge on, by so many random
+# shifts.
 SHAPE_SIGMA, SHIFTS = 0.2, 12
-# Of the voxel's edge: what σ is at the start, and at least (a label says which side of the outline a voxel's centre lies on).
+# Of the voxel's edge: what σ is at the start, and at least (a label says which side of the outline a voxel's centre
+# lies on).
 FIRST_SIGMA, LEAST_SIGMA, LARGEST_SIGMA = 0.5, 0.05, 4.0
 
 
@@ -48,8 +53,8 @@ class Settings:
 
     starts: how many, the plan's values first, then draws of the prior; seed: of the draws
     odd: ε, part of the voxels that a reader labels for reasons of their own
-    block_mm: edge of the blocks of space over which the gradient is summed; patch_mm: edge of a patch of an outline within
-        which a reader's errors go together
+    block_mm: edge of the blocks of space over which the gradient is summed; patch_mm: edge of a patch of an outline
+        within which a reader's errors go together
     coarse: whether to begin on voxels of twice the smallest edge
     """
 
@@ -83,9 +88,18 @@ class Fit:
 
 
 def fit(
-    model, visits: list[Visit], parameters: tuple[Parameter, ...], mean: np.ndarray, precision: np.ndarray, visibility: float,
-    settings: Settings = Settings(), *, state: dict | None = None, save: Callable[[dict], None] | None = None,
-    progress: Callable[[float, str], None] | None = None, cancelled: Callable[[], bool] | None = None,
+    model,
+    visits: list[Visit],
+    parameters: tuple[Parameter, ...],
+    mean: np.ndarray,
+    precision: np.ndarray,
+    visibility: float,
+    settings: Settings = Settings(),
+    *,
+    state: dict | None = None,
+    save: Callable[[dict], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Fit:
     """Fits the parameters of a model to visits (ascending days).
 
@@ -93,7 +107,9 @@ def fit(
     save: called with a JSON-able state after every iteration; state: goes on from there, to the same result
     Raises InterruptedError when cancelled() says yes.
     """
-    return _Search(model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled).run()
+    return _Search(
+        model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled
+    ).run()
 
 
 @dataclass
@@ -105,7 +121,9 @@ class _Point:
 
 
 class _Search:
-    def __init__(self, model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled):
+    def __init__(
+        self, model, visits, parameters, mean, precision, visibility, settings, state, save, progress, cancelled
+    ):
         self.model, self.visits, self.parameters, self.settings = model, visits, parameters, settings
         self.mean, self.given, self.visibility = np.asarray(mean, float), np.asarray(precision, float), visibility
         self.low = np.array([p.coordinate(p.low) for p in parameters])
@@ -125,7 +143,16 @@ class _Search:
         cheap = max(0.05, math.prod(coarse.factor) ** -1.0)
         self.work = settings.starts * COARSE_TRIES * cheap + FINE_TRIES
         self.done = 0.0
-        self.state = {"stage": "starts", "found": [], "x": None, "mu": None, "sigma": None, "tries": 0, "inflation": 1.0, "evaluations": 0}
+        self.state = {
+            "stage": "starts",
+            "found": [],
+            "x": None,
+            "mu": None,
+            "sigma": None,
+            "tries": 0,
+            "inflation": 1.0,
+            "evaluations": 0,
+        }
         self.state.update(state or {})
         self.evaluations = self.state["evaluations"]
         self.precision = self._prior(0.0)
@@ -153,7 +180,14 @@ class _Search:
         information, ratio = self._information(point)
         if s["stage"] == "fine":
             # once more, with the prior weighed against what the observations are really worth
-            s.update(stage="weighed", inflation=ratio, weighed_sigma=self.noise.sigma_mm, mu=1e-3, tries=0, x=point.x.tolist())
+            s.update(
+                stage="weighed",
+                inflation=ratio,
+                weighed_sigma=self.noise.sigma_mm,
+                mu=1e-3,
+                tries=0,
+                x=point.x.tolist(),
+            )
             self.inflation, self.precision = ratio, self._prior(self.noise.sigma_mm)
             point = self._descend(fine, self._noise, FINE_TRIES, point)
             information, _ = self._information(point, self._by_outline(point))
@@ -162,16 +196,30 @@ class _Search:
         covariance = np.linalg.inv(information + self.precision)
         self._tell(1.0, "fitted")
         return Fit(
-            point.x, information, (covariance + covariance.T) / 2, self.noise, self.inflation, point.shares, self.evaluations,
-            point.value, tuple(f["value"] for f in s["found"]), self.precision)
+            point.x,
+            information,
+            (covariance + covariance.T) / 2,
+            self.noise,
+            self.inflation,
+            point.shares,
+            self.evaluations,
+            point.value,
+            tuple(f["value"] for f in s["found"]),
+            self.precision,
+        )
 
     def _prior(self, sigma_mm):
-        """The prior's precision, the seed density's as this error of the baseline's outline allows; never wider than given."""
+        """The prior's precision, the seed density's as this error of the baseline's outline allows; never wider than
+        given."""
         names = [p.name for p in self.parameters]
         if SEED not in names:
             return self.given
         i = names.index(SEED)
-        shift = max(LEAST_SIGMA * self._edge(self.model.fine), sigma_mm) * self.settings.patch_mm / math.sqrt(max(self.area, self.settings.patch_mm**2))
+        shift = (
+            max(LEAST_SIGMA * self._edge(self.model.fine), sigma_mm)
+            * self.settings.patch_mm
+            / math.sqrt(max(self.area, self.settings.patch_mm**2))
+        )
         length = self.model.plan.infiltration_mm
         covariance = np.linalg.inv(self.given)
         factor = min(1.0, shift / length / math.sqrt(covariance[i, i]))
@@ -187,7 +235,9 @@ class _Search:
         count = max(1, self.settings.starts)
         if count == 1:
             return [first]
-        points = qmc.Sobol(len(first), scramble=True, seed=self.settings.seed).random_base2(math.ceil(math.log2(count)))[: count - 1]
+        points = qmc.Sobol(len(first), scramble=True, seed=self.settings.seed).random_base2(
+            math.ceil(math.log2(count))
+        )[: count - 1]
         spread = np.sqrt(np.diag(np.linalg.inv(self.precision)))
         drawn = self.mean + norm.ppf(np.clip(points, 0.05, 0.95)) * spread
         return [first, *np.clip(drawn, self.low, self.high)]
@@ -226,7 +276,9 @@ class _Search:
         h, g = curvature[np.ix_(free, free)], gradient[free]
         scale = np.diag(h)
         step[free] = np.linalg.solve(h + mu * np.diag(scale), -g)
-        step *= min(1.0, LARGEST_MOVE / max(1e-12, np.abs(step[[p.positive for p in self.parameters]]).max(initial=1e-12)))
+        step *= min(
+            1.0, LARGEST_MOVE / max(1e-12, np.abs(step[[p.positive for p in self.parameters]]).max(initial=1e-12))
+        )
         step = np.clip(x + step, self.low, self.high) - x
         return step, float(-(gradient @ step) - 0.5 * step @ curvature @ step)
 
@@ -244,7 +296,9 @@ class _Search:
         def told(fraction, day):
             self._tell((self.done + cost * fraction) / self.work, f"run {self.evaluations + 1}, day {day:.4g}, {where}")
 
-        shares = self.model.run([values], [v.day for v in self.visits], grid, self.parameters, progress=told, cancelled=self.cancelled)
+        shares = self.model.run(
+            [values], [v.day for v in self.visits], grid, self.parameters, progress=told, cancelled=self.cancelled
+        )
         self.evaluations += 1
         self.done += cost
         bare = _Point(x, shares, [], math.inf)
@@ -252,7 +306,10 @@ class _Search:
 
     def _valued(self, point, grid, noise) -> _Point:
         self.noise = noise
-        misfits = [misfit(s, v.on(grid), self.visibility, grid, noise, self.settings.block_mm) for s, v in zip(point.shares, self.visits)]
+        misfits = [
+            misfit(s, v.on(grid), self.visibility, grid, noise, self.settings.block_mm)
+            for s, v in zip(point.shares, self.visits)
+        ]
         away = point.x - self.mean
         value = sum(m.value for m in misfits) / self.inflation + 0.5 * away @ self.precision @ away
         return dataclasses.replace(point, misfits=misfits, value=float(value))
@@ -262,7 +319,9 @@ class _Search:
         edge = self._edge(self.model.fine)
         former = self.state["sigma"]
         first = Noise(FIRST_SIGMA * edge if former is None else former, self.settings.odd)
-        misfits = point.misfits or [misfit(s, v, self.visibility, self.model.fine, first) for s, v in zip(point.shares, self.visits)]
+        misfits = point.misfits or [
+            misfit(s, v, self.visibility, self.model.fine, first) for s, v in zip(point.shares, self.visits)
+        ]
         seen = [m for m, v in zip(misfits, self.visits) if not v.density]
         sigma = noise_of(seen, LEAST_SIGMA * edge, LARGEST_SIGMA * edge, self.settings.odd) if seen else first.sigma_mm
         if former is not None:
@@ -284,10 +343,14 @@ class _Search:
         inside = self.model.labels == self.model.k
         shifts = outline_errors(inside, self.model.spacing_mm, self.settings.patch_mm, SHIFTS, self.settings.seed)
         values = {p.name: p.value(v) for p, v in zip(self.parameters, point.x)}
-        shares = self.model.run([values], [v.day for v in self.visits], None, self.parameters, shifts=shifts, cancelled=self.cancelled)
+        shares = self.model.run(
+            [values], [v.day for v in self.visits], None, self.parameters, shifts=shifts, cancelled=self.cancelled
+        )
         self.evaluations += 1
         together = sum(
-            misfit(s, v, self.visibility, self.model.fine, self.noise, self.settings.block_mm).information for s, v in zip(shares, self.visits))
+            misfit(s, v, self.visibility, self.model.fine, self.noise, self.settings.block_mm).information
+            for s, v in zip(shares, self.visits)
+        )
         response = together[:n, n:] * sigma
         return response @ response.T / SHIFTS
 
@@ -322,20 +385,24 @@ class _Search:
 
 
 def outline_errors(inside: np.ndarray, spacing_mm, patch_mm: float, count: int, seed: int) -> np.ndarray:
-    """(count, *S) random smooth fields of unit variance, without a mean over the outline: correlated over an area patch²."""
+    """(count, *S) random smooth fields of unit variance, without a mean over the outline: correlated over an area
+    patch²."""
     random = np.random.default_rng(seed)
     width = patch_mm / math.sqrt(4 * math.pi)
     edge = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
     fields = []
     for _ in range(count):
-        field = ndimage.gaussian_filter(random.standard_normal(inside.shape), [width / h for h in spacing_mm], mode="wrap")
+        field = ndimage.gaussian_filter(
+            random.standard_normal(inside.shape), [width / h for h in spacing_mm], mode="wrap"
+        )
         field -= field[edge].mean()
         fields.append(field / field[edge].std())
     return np.stack(fields).astype(np.float32)
 
 
 def surface_mm2(mask: np.ndarray, spacing_mm) -> float:
-    """Area of a mask's surface: its faces, two thirds of which are what a smooth surface has (3/2 is the mean of |n|₁ over a sphere)."""
+    """Area of a mask's surface: its faces, two thirds of which are what a smooth surface has (3/2 is the mean of |n|₁
+    over a sphere)."""
     area = 0.0
     for axis, h in enumerate(spacing_mm):
         area += float(np.abs(np.diff(mask.astype(np.int8), axis=axis)).sum()) * math.prod(spacing_mm) / h

@@ -1,9 +1,10 @@
-"""The whole state with derivatives, for plans that one tumor class alone does not describe: cross-diffusion, edema beside the
-solid tumor, tissue that grows or wastes, what dies outside of what gives way.
+"""The whole state with derivatives, for plans that one tumor class alone does not describe: cross-diffusion, edema
+beside the solid tumor, tissue that grows or wastes, what dies outside of what gives way.
 
 Runs like `TumorModel`, with the engine's own solver: forward-mode derivatives (a tangent of every step, exact) through
-`physics.stepping.integrate`, one pass per parameter, on the box of the tumor with room to grow. It costs some ten times as much;
-how a parameter changes the baseline's field and the equation's numbers is a central difference, which is all that is not exact.
+`physics.stepping.integrate`, one pass per parameter, on the box of the tumor with room to grow. It costs some ten times
+as much; how a parameter changes the baseline's field and the equation's numbers is a central difference, which is all
+that is not exact.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..physics.assembly import assemble
 from ..physics.stepping import DAY_TOLERANCE, integrate
 from ..plan import Plan
 from .parameters import CAPACITY, Parameter, applied
-from .tumor import Grid, Shares
+from .walk import Grid, Shares
 
 # Room around the tumor of every visit, mm: what an infiltrating tail needs.
 ROOM_MM = 25.0
@@ -38,7 +39,8 @@ class GeneralModel:
     """A plan's first tumor class among all of its tissues, for any values of its parameters.
 
     follows_shifts: whether `run` differentiates by shifts of the baseline's outline
-    labels: (*S) indices into plan.anatomy.tissues; reach: (*S) bool, where any visit shows a tumor; maps: of the treatments
+    labels: (*S) indices into plan.anatomy.tissues; reach: (*S) bool, where any visit shows a tumor; maps: of the
+        treatments
     """
 
     follows_shifts = False
@@ -53,20 +55,27 @@ class GeneralModel:
         seen = np.isin(self.labels, plan.anatomy.tumors) | (False if reach is None else reach)
         self.box = tuple(
             slice(max(0, int(hits[0]) - math.ceil(ROOM_MM / h)), int(hits[-1]) + 1 + math.ceil(ROOM_MM / h))
-            for hits, h in ((np.flatnonzero(seen.any(tuple(b for b in range(seen.ndim) if b != a))), h) for a, h in enumerate(self.spacing_mm)))
+            for hits, h in (
+                (np.flatnonzero(seen.any(tuple(b for b in range(seen.ndim) if b != a))), h)
+                for a, h in enumerate(self.spacing_mm)
+            )
+        )
         empty = np.zeros(self.labels.shape, np.float32)
         self.fine = Grid((1,) * self.labels.ndim, self.spacing_mm, empty, empty, empty, empty, {})
 
     def coarse(self, edge_mm: float) -> Grid:
         return self.fine
 
-    def run(self, members, days, grid=None, columns=(), report=None, progress=None, cancelled=None, shifts=None) -> list[Shares]:
+    def run(
+        self, members, days, grid=None, columns=(), report=None, progress=None, cancelled=None, shifts=None
+    ) -> list[Shares]:
         """As `TumorModel.run`, for one member; `shifts` are not followed here."""
         assert len(members) == 1 and shifts is None
         values = members[0]
         passes = [None, *columns]
         results: list[list[torch.Tensor]] = []
         for index, column in enumerate(passes):
+
             def told(fraction, day, index=index):
                 if progress is not None:
                     progress((index + fraction) / len(passes), day)
@@ -79,9 +88,15 @@ class GeneralModel:
         for t, _ in enumerate(days):
             u, room, wall = results[0][t]
             parts = torch.stack([u, *(r[t] for r in results[1:])])[:, None]
-            found.append(Shares(
-                self._whole(parts), self._whole(room[None]), self._whole(wall[None], 1.0), kappa,
-                1 + names.index(CAPACITY) if CAPACITY in names else None))
+            found.append(
+                Shares(
+                    self._whole(parts),
+                    self._whole(room[None]),
+                    self._whole(wall[None], 1.0),
+                    kappa,
+                    1 + names.index(CAPACITY) if CAPACITY in names else None,
+                )
+            )
             if report is not None:
                 report(t, found[-1])
         return found
@@ -103,10 +118,15 @@ class GeneralModel:
             states = states if days[0] <= DAY_TOLERANCE else states[1:]
             return [self._share(s) for s in states]
         x = column.coordinate(values.get(column.name, column.start))
-        ends = [self._assembled({**values, column.name: math.exp(x + s) if column.positive else x + s}) for s in (STEP, -STEP)]
+        ends = [
+            self._assembled({**values, column.name: math.exp(x + s) if column.positive else x + s})
+            for s in (STEP, -STEP)
+        ]
         by = [_difference(a, b) for a, b in zip(_numbers(ends[0]), _numbers(ends[1]))]
         with torch.enable_grad(), forward_ad.dual_level():
-            duals = [v if d is None else forward_ad.make_dual(v, d) for v, d in zip(_numbers((p, equation, course)), by)]
+            duals = [
+                v if d is None else forward_ad.make_dual(v, d) for v, d in zip(_numbers((p, equation, course)), by)
+            ]
             p, equation, course = _with_numbers((p, equation, course), duals)
             states, _ = integrate(p, equation, course, progress=progress, cancelled=cancelled)
             states = states if days[0] <= DAY_TOLERANCE else states[1:]
@@ -132,7 +152,9 @@ class GeneralModel:
 def _numbers(built) -> list:
     """The tensors that parameters go into: state, equation, fractions, drugs."""
     p, equation, course = built
-    found = [p, equation.diffusivity, equation.rho, equation.kappa] + ([equation.chi] if equation.chi is not None else [])
+    found = [p, equation.diffusivity, equation.rho, equation.kappa] + (
+        [equation.chi] if equation.chi is not None else []
+    )
     for _, event in course.events:
         if hasattr(event, "alpha"):
             found += [event.alpha, event.beta]
@@ -149,7 +171,12 @@ def _with_numbers(built, values):
     equation = dataclasses.replace(equation, **given)
     events = []
     for day, event in course.events:
-        events.append((day, dataclasses.replace(event, alpha=next(values), beta=next(values)) if hasattr(event, "alpha") else event))
+        events.append(
+            (
+                day,
+                dataclasses.replace(event, alpha=next(values), beta=next(values)) if hasattr(event, "alpha") else event,
+            )
+        )
     drugs = tuple(dataclasses.replace(drug, sensitivity=next(values)) for drug in course.drugs)
     return p, equation, dataclasses.replace(course, events=tuple(events), drugs=drugs)
 

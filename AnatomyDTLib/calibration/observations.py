@@ -1,18 +1,19 @@
 """What was seen of a tumor on a day, and how well a forecast density explains it, with derivatives.
 
-A label map says where the density is above the visibility v kappa. In z = logit(u/kappa) − logit v a tumor's front is nearly
-straight, so that
+A label map says where the density is above the visibility v kappa. In z = logit(u/kappa) − logit v a tumor's front is
+nearly straight, so that
 
     s = z / sqrt(|∇z|² + g₀²)
 
 is the signed distance (mm) of a voxel's centre to the forecast outline, with its position between voxels. A reader
-who draws the outline with an error of σ mm, and now and then (a part ε of the voxels) something else altogether, labels a
-voxel as tumor with
+who draws the outline with an error of σ mm, and now and then (a part ε of the voxels) something else altogether, labels
+a voxel as tumor with
 
     P(s) = ε/2 + (1 − ε) Φ(s/σ)
 
 which is the likelihood of labels (y = 0, 1) and of probability maps (y between) alike. A voxel that the
-forecast has wrong by many σ counts as ε: a new focus is not explained by bending the parameters. A density map (cellularity)
+forecast has wrong by many σ counts as ε: a new focus is not explained by bending the parameters. A density map
+    (cellularity)
 is compared with the density itself, normally distributed.
 """
 
@@ -26,7 +27,7 @@ import torch
 
 from ..physics.operators import central_difference
 from ..physics.transport import CLOSED
-from .tumor import Grid, Shares, pooled
+from .walk import Grid, Shares, pooled
 
 # Density from which and up to which z tells a distance; beyond, a front is too faint or too full.
 FAINTEST = 1e-6
@@ -41,7 +42,8 @@ FAR = 8.0
 class Visit:
     """What was seen on one day.
 
-    values: (*S) float32: labels of the visible tumor (0 or 1), their probability, or the density as part of a full voxel
+    values: (*S) float32: labels of the visible tumor (0 or 1), their probability, or the density as part of a full
+        voxel
     density: whether it is a density
     """
 
@@ -55,7 +57,8 @@ class Visit:
 
 @dataclass(frozen=True)
 class Noise:
-    """sigma_mm: of the drawn outline; odd: ε, part of the voxels that are labelled otherwise; density: of a density map."""
+    """sigma_mm: of the drawn outline; odd: ε, part of the voxels that are labelled otherwise; density: of a density
+    map."""
 
     sigma_mm: float
     odd: float
@@ -66,7 +69,8 @@ class Noise:
 class Misfit:
     """Negative log-likelihood of one visit, and what it tells about n parameters.
 
-    gradient: (n,) by x; information: (n, n), positive semi-definite; scores: (blocks, n) sums of the gradient over blocks of
+    gradient: (n,) by x; information: (n, n), positive semi-definite; scores: (blocks, n) sums of the gradient over
+        blocks of
     space, by `block` (index of the block); distance: s of the voxels that count and their y, for the noise
     """
 
@@ -120,7 +124,9 @@ def _distance(u, room, visibility, kappa, capacity_column, spacing):
     if capacity_column is not None:
         dw[capacity_column - 1] -= u[0] / kappa
     dz = torch.where(free, dw / (w * (1 - w)), torch.zeros((), dtype=w.dtype))
-    turned = sum(g * torch.stack([central_difference(d, shut, a, spacing[a]) for d in dz]) for g, a in zip(slopes, axes))
+    turned = sum(
+        g * torch.stack([central_difference(d, shut, a, spacing[a]) for d in dz]) for g, a in zip(slopes, axes)
+    )
     return z / length, dz / length - z / length**3 * turned
 
 

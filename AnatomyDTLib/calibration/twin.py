@@ -64,7 +64,11 @@ class Fitted:
         names = ", ".join(f"{name} ({r:+.2f})" for name, r in self.tied)
         if self.told:
             return f"told by the data; goes with {names}" if names else "told by the data"
-        return f"not told by the data: cannot be told apart from {names}" if names else "not told by the data: the prior's value"
+        return (
+            f"not told by the data: cannot be told apart from {names}"
+            if names
+            else "not told by the data: the prior's value"
+        )
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class Seen:
 
     day; sha256: of its labels (`fingerprint`); kind: "labels", "probability" or "cellularity"
     observed_ml, fitted_ml: volume of the visible tumor; dsc: Dice of the two, 1 where both are empty
-    forecast: what the twin of before this visit had forecast for it ({} for the visits of the first calibration): volume_ml,
-        low_ml, high_ml (80 %), dsc, former (sha256 of that twin)
+    forecast: what the twin of before this visit had forecast for it ({} for the visits of the first calibration):
+        volume_ml, low_ml, high_ml (80 %), dsc, former (sha256 of that twin)
     """
 
     day: float
@@ -130,25 +134,35 @@ class Twin:
         return applied(self.plan if plan is None else plan, self.values if values is None else values)
 
     def sample(self, n: int, seed: int = 0, plan: Plan | None = None) -> list[dict[str, float]]:
-        """n draws of the parameters, name -> v, from the normal approximation about the fit (Laplace) within the bounds.
+        """n draws of the parameters, name -> v, from the normal approximation about the fit (Laplace) within the
+        bounds.
 
         The points are a scrambled Sobol sequence: 20 members stand for the whole distribution better than 20 throws of
-        dice. plan: what the draws will be run with; its sensitivities that were never fitted are drawn from their priors.
+        dice. plan: what the draws will be run with; its sensitivities that were never fitted are drawn from their
+        priors.
         """
         assert n > 0
         from scipy.stats import norm, qmc
 
         known = [p.parameter for p in self.parameters]
-        unseen = [] if plan is None else [
-            p for p in parameters.available(plan)
-            if p.name not in self.names and (p.name == parameters.ALPHA or p.name.startswith(parameters.SENSITIVITY))
-        ]
-        points = qmc.Sobol(len(known) + len(unseen), scramble=True, seed=seed).random_base2(max(1, math.ceil(math.log2(n))))
+        unseen = (
+            []
+            if plan is None
+            else [
+                p
+                for p in parameters.available(plan)
+                if p.name not in self.names
+                and (p.name == parameters.ALPHA or p.name.startswith(parameters.SENSITIVITY))
+            ]
+        )
+        points = qmc.Sobol(len(known) + len(unseen), scramble=True, seed=seed).random_base2(
+            max(1, math.ceil(math.log2(n)))
+        )
         z = norm.ppf(np.clip(points[:n], 1e-9, 1 - 1e-9))
         middle = np.array([p.coordinate(f.value) for p, f in zip(known, self.parameters)])
         x = middle + z[:, : len(known)] @ root(np.array(self.covariance)).T
         drawn = []
-        for row, rest in zip(x, z[:, len(known):]):
+        for row, rest in zip(x, z[:, len(known) :]):
             values = {p.name: p.value(v) for p, v in zip(known, row)}
             values.update({p.name: p.value(p.coordinate(p.median) + v * p.spread) for p, v in zip(unseen, rest)})
             drawn.append(values)
@@ -161,9 +175,13 @@ class Twin:
     def check_patient(self, labels, spacing_mm) -> None:
         """Raises CalibrationError where these labels are not the baseline that the twin was made from."""
         if tuple(np.shape(labels)) != self.shape:
-            raise CalibrationError(f"the twin belongs to an image of {self.shape} voxels, this one has {tuple(np.shape(labels))}")
+            raise CalibrationError(
+                f"the twin belongs to an image of {self.shape} voxels, this one has {tuple(np.shape(labels))}"
+            )
         if fingerprint(labels, spacing_mm) != self.patient:
-            raise CalibrationError("the twin belongs to another patient or baseline: its segmentation is not the one that was given")
+            raise CalibrationError(
+                "the twin belongs to another patient or baseline: its segmentation is not the one that was given"
+            )
 
     def to_json(self) -> str:
         """The twin as a JSON document; `from_json` gives back an equal twin."""
@@ -193,7 +211,9 @@ class Twin:
             raise CalibrationError('this is not a twin: it must be a JSON object with the key "anatomydt_twin"')
         version = document.pop("anatomydt_twin")
         if version != TWIN_VERSION or isinstance(version, bool):
-            raise CalibrationError(f"the twin has version {version!r}; this program reads version {TWIN_VERSION}: calibrate it again")
+            raise CalibrationError(
+                f"the twin has version {version!r}; this program reads version {TWIN_VERSION}: calibrate it again"
+            )
         fields = {item.name for item in dataclasses.fields(cls)}
         if set(document) != fields:
             odd = sorted(set(document) ^ fields)
