@@ -444,6 +444,8 @@ def test_stopping_leaves_nothing(tmp_path, sent):
     process = subprocess.Popen(
         [sys.executable, "-m", "AnatomyDTLib", "forecast", patient, "--out", tmp_path / "out", "--days", *map(str, range(10, 2000, 10))],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        # A suite that was started in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     line = process.stderr.readline()
     assert " % " in line and (tmp_path / "out").is_dir()

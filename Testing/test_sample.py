@@ -159,6 +159,7 @@ def test_the_samples_plan_is_among_the_presets_while_it_is_in_the_scene(host):
     ui.useRegimeButton.click()
     assert "not loaded" in ui.statusLabel.text and host.widget.plan()[0] == taken
     slicer.mrmlScene.RemoveNode(node)
+    host.process()
     assert [ui.regimeComboBox.itemText(i) for i in range(ui.regimeComboBox.count)] == presets
 
 
