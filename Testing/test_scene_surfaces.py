@@ -1,6 +1,10 @@
 """Surfaces: closed, the right way round, where the voxels are, smooth, and shared between frames that do not differ."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +139,8 @@ def test_what_did_not_change_keeps_its_surface_and_what_did_gets_a_new_one():
     assert last[0] is not after[0] and last[1] is not after[1] and last[2] is after[2]
 
 
-def test_24_frames_of_128_cubed_with_5_segments_are_written_in_under_3_seconds():
+def seconds_of_24_frames():
+    """Processor seconds of all threads: at least the wall seconds of a machine that does nothing else."""
     z, y, x = np.mgrid[:128, :128, :128]
     r = np.sqrt((x - 64.0) ** 2 + (y - 64.0) ** 2 + (z - 64.0) ** 2)
     tumor = np.sqrt((x - 80.0) ** 2 + (y - 70.0) ** 2 + (z - 64.0) ** 2)
@@ -151,10 +156,21 @@ def test_24_frames_of_128_cubed_with_5_segments_are_written_in_under_3_seconds()
     made = Forecast(np.arange(24.0), np.stack(frames), np.zeros((24, 6)), None, (1, 1, 1), plan)
     took = []
     for _ in range(3):
-        # The processor seconds of all threads: at least the wall seconds of a machine that does nothing else.
         start = time.process_time()
         sequence = finished(segmentation_sequence(made, Grid(r.shape, np.eye(4)), plan_segments(plan), "Forecast"))
         took.append(time.process_time() - start)
         if took[-1] < 3:
             break
-    assert sequence.GetNumberOfDataNodes() == 24 and min(took) < 3, took
+    assert sequence.GetNumberOfDataNodes() == 24
+    return min(took)
+
+
+def test_24_frames_of_128_cubed_with_5_segments_are_written_in_under_3_seconds():
+    # In a process of its own: what hundreds of other tests have left in this one would be measured too.
+    here = Path(__file__).resolve().parent
+    code = "import test_scene_surfaces as room; print(room.seconds_of_24_frames())"
+    path = os.pathsep.join((str(here.parent), str(here)))
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout.split()[-1]) < 3
