@@ -54,18 +54,31 @@ def test_a_member_is_the_engines_forecast_with_its_parameters(small):
     assert np.array_equal(result.probability[0], labels == TUMOR)
 
 
-def test_bands_and_days_to_a_volume_are_those_of_the_members(small):
+def test_bands_are_those_of_the_members(small):
     _, _, _, result = small
     low, middle, high = result.band()
     assert (low <= middle).all() and (middle <= high).all() and low[-1] < high[-1]
     wide = result.band(0.99)
     assert (wide[0] <= low).all() and (wide[2] >= high).all()
+
+
+def test_days_to_a_volume_against_hand_values(small):
     days = np.array([0.0, 10.0, 20.0])
-    rows = np.array([[1.0, 2.0, 4.0], [1.0, 1.5, 2.0], [1.0, 1.0, 1.1], [1.0, 3.0, 3.0]])
-    known = Ensemble(days, [{}] * 4, np.zeros((3, 1, 1)), rows, rows, SPACING, result.plan)
-    assert [first_day(days, row, 2.0) for row in rows] == [10.0, 20.0, math.inf, 5.0]
-    early, median, late = known.days_to(2.0)
-    assert early == 5.0 and median in (10.0, 20.0) and late == math.inf
+    rows = np.array([[1.0, 2.0, 4.0], [1.0, 1.5, 2.0], [1.0, 1.0, 1.1], [1.0, 3.0, 3.0], [1.0, 1.0, 3.0]])
+    assert [first_day(days, row, 2.0) for row in rows] == [10.0, 20.0, math.inf, 5.0, 15.0]
+
+    def known(members):
+        return Ensemble(days, [{}] * len(members), np.zeros((3, 1, 1)), rows[members], rows[members], SPACING, small[1])
+
+    # ranks q n + ½: of five 1, 3 and 5; of four 0.9, 2.5 and 4.1, cut at 1 and 4; of three finite ones 0.8, 2, 3.2
+    assert known([0, 1, 2, 3, 4]).days_to(2.0) == (5.0, 15.0, math.inf)
+    assert known([0, 1, 2, 3]).days_to(2.0) == (5.0, 15.0, math.inf)
+    assert known([0, 1, 3]).days_to(2.0) == (5.0, 10.0, 20.0)
+    assert known([0, 1, 3, 4]).days_to(2.0, 0.5) == (7.5, 12.5, 17.5)
+    assert known([0, 2]).days_to(2.0) == (10.0, math.inf, math.inf)
+    # twenty members: the tenths lie halfway between the second and third, and the eighteenth and nineteenth
+    twenty = np.array([[1.0, 2.0, 2.0]] * 2 + [[1.0, 1.5, 2.0]] * 18)
+    assert Ensemble(days, [{}] * 20, np.zeros((3, 1, 1)), twenty, twenty, SPACING, small[1]).days_to(2.0) == (15.0, 20.0, 20.0)
 
 
 def test_the_same_seed_draws_the_same_members(small):

@@ -52,11 +52,16 @@ class Ensemble:
     def days_to(self, volume_ml: float, level: float = 0.8) -> tuple[float, float, float]:
         """(early, median, late): days until the drawn tumor first has this volume; infinite where it is not within the
         horizon."""
-        reached = np.array([first_day(self.days, row, volume_ml) for row in self.volume_ml])
+        reached = sorted(first_day(self.days, row, volume_ml) for row in self.volume_ml)
         tail = (1.0 - level) / 2.0
-        reached.sort()
-        picks = [min(len(reached) - 1, max(0, math.ceil(q * len(reached) - 0.5) - 1)) for q in (tail, 0.5, 1.0 - tail)]
-        return tuple(float(max(reached[i], 0.0)) for i in picks)
+        return tuple(_at_rank(reached, q) for q in (tail, 0.5, 1.0 - tail))
+
+
+def _at_rank(ascending, q: float) -> float:
+    """The quantile by the rule of `Ensemble.band`, rank q n + ½ (Hazen); infinite where it leans on an infinite one."""
+    rank = min(max(round(q * len(ascending) + 0.5, 9), 1.0), float(len(ascending)))
+    low, part = ascending[int(rank) - 1], rank - int(rank)
+    return float(low if part == 0.0 else low + part * (ascending[int(rank)] - low))
 
 
 def first_day(days, volume_ml, target_ml: float) -> float:
