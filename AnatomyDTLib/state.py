@@ -46,7 +46,7 @@ def smooth_field(labels, K: int, spacing_mm, width_mm: float, sharp=()) -> np.nd
     # the argument of the logistic is kept above this, so that an interface far wider than a voxel still decides
     least = 4.0 * ROOM
     reach = width_mm * np.log(1.0 / PROFILE_CUT - 1.0) / 4.0 + delta
-    box = _box(labels != labels.flat[0], reach, spacing_mm) if width_mm > 0 else None
+    box = grown_box(labels != labels.flat[0], reach, spacing_mm) if width_mm > 0 else None
     if box is None:
         return field
     inner, part = labels[box], field[(slice(None), *box)]
@@ -55,7 +55,7 @@ def smooth_field(labels, K: int, spacing_mm, width_mm: float, sharp=()) -> np.nd
     present = [k for k in np.unique(inner) if k not in sharp]
     for k in present:
         own = inner == k
-        near = _box(own, reach, spacing_mm)
+        near = grown_box(own, reach, spacing_mm)
         # float32 of a float64 distance; inf outside the class's own box
         part[(k, *near)] = ndimage.distance_transform_edt(~own[near], sampling=spacing_mm)
         np.minimum(inside, part[k], out=inside, where=~own)
@@ -80,19 +80,26 @@ def smooth_field(labels, K: int, spacing_mm, width_mm: float, sharp=()) -> np.nd
 def field_of(labels, anatomy: Anatomy, spacing_mm, width_mm: float, infiltration_mm: float = 0.0, seed_density: float = 1.0) -> np.ndarray:
     """The state of a label map: probabilities (K, *S) float32, of which `labels_of` gives back the labels.
 
-    Background and barriers stay one-hot. Where a tumor class meets the tissue that gives way to it, its share of what
-    the two hold is visibility · kappa at the border, so that the drawn border is the declared threshold.
-
     labels: (*S) indices into anatomy.tissues; spacing_mm: in the order of the array's axes
     width_mm: of the interfaces (`smooth_field`); infiltration_mm, seed_density: decay length of the tail and density of
         the core (`with_infiltration`)
+    """
+    field = outlined_field(labels, anatomy, spacing_mm, width_mm)
+    return with_infiltration(field, anatomy, spacing_mm, infiltration_mm, seed_density)
+
+
+def outlined_field(labels, anatomy: Anatomy, spacing_mm, width_mm: float) -> np.ndarray:
+    """`field_of` without a tail: what no parameter of a tumor changes but its visibility and its carrying capacity.
+
+    Background and barriers stay one-hot. Where a tumor class meets the tissue that gives way to it, its share of what
+    the two hold is visibility · kappa at the border, so that the drawn border is the declared threshold.
     """
     labels = np.asarray(labels)
     field = smooth_field(labels, len(anatomy), spacing_mm, width_mm, anatomy.with_role("background", "barrier"))
     tumors = anatomy.tumors
     if not tumors:
         return field
-    box = _box(sum(field[k] for k in tumors) > 0, 0.0, spacing_mm)
+    box = grown_box(sum(field[k] for k in tumors) > 0, 0.0, spacing_mm)
     if box is None:
         return field
     part, inner = field[(slice(None), *box)], labels[box]
@@ -123,7 +130,7 @@ def field_of(labels, anatomy: Anatomy, spacing_mm, width_mm: float, infiltration
         for k in group + rest:
             part[k] *= scale
     part /= part.sum(axis=0)
-    return with_infiltration(field, anatomy, spacing_mm, infiltration_mm, seed_density)
+    return field
 
 
 def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed: float = 1.0) -> np.ndarray:
@@ -147,7 +154,7 @@ def with_infiltration(field, anatomy: Anatomy, spacing_mm, decay_mm: float, seed
         if not np.isin(drawn, group).any() or not rest or (decay_mm == 0.0 and ceiling == 1.0):
             continue
         reach = decay_mm * np.log(max(seed, 1.0) / TAIL_CUT)
-        box = _box(np.isin(drawn, group), reach, spacing_mm)
+        box = grown_box(np.isin(drawn, group), reach, spacing_mm)
         part, inner = field[(slice(None), *box)], drawn[box]
         ours = np.isin(inner, group)
         _fill_with_neighbours(part, ours, group, rest, spacing_mm)
@@ -251,14 +258,14 @@ def host_diffusivity(labels, anatomy: Anatomy, spacing_mm) -> np.ndarray:
     if not unknown.any() or not source.any():
         return value
     # the nearest source of every unknown voxel lies within the box grown by the largest distance inside it
-    box = _box(unknown, 0.0, spacing_mm)
+    box = grown_box(unknown, 0.0, spacing_mm)
     while True:
         if source[box].any():
             far = ndimage.distance_transform_edt(~source[box], sampling=spacing_mm)[unknown[box]].max()
-            box = _box(unknown, far, spacing_mm)
+            box = grown_box(unknown, far, spacing_mm)
             break
         edges = [(s.stop - s.start) * h for s, h in zip(box, spacing_mm)]
-        box = _box(unknown, max(edges), spacing_mm)
+        box = grown_box(unknown, max(edges), spacing_mm)
     nearest = ndimage.distance_transform_edt(
         ~source[box], sampling=spacing_mm, return_distances=False, return_indices=True)
     value[box] = np.where(unknown[box], value[box][tuple(nearest)], value[box])
@@ -327,7 +334,7 @@ def _distance_within(start, passable, spacing_mm, reach_mm) -> np.ndarray:
     return np.where(seen, d, np.inf)
 
 
-def _box(mask, grow_mm: float, spacing_mm):
+def grown_box(mask, grow_mm: float, spacing_mm):
     """Slices of the bounding box of a mask, grown by a distance and cut at the edge; None where the mask is empty."""
     box = []
     for axis, h in enumerate(spacing_mm):

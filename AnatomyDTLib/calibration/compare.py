@@ -221,13 +221,13 @@ def _outcome(candidate, spacing_mm, members, days, reported, rule, device, told,
     tumor, cells, focus = (np.zeros((len(members), len(days))) for _ in range(3))
     probability = np.zeros((len(reported), *labels.shape), np.float32)
 
-    def seen(m, t, drawn, density):
-        """One member on one day: (*S) bool and (*S) float32."""
+    def seen(m, t, drawn, density, box=...):
+        """One member on one day: bool and float32 arrays of a box, beyond which there is no tumor."""
         tumor[m, t] = np.count_nonzero(drawn) * voxel_ml
         cells[m, t] = density.sum(dtype=np.float64) * voxel_ml
-        focus[m, t] = new_focus(drawn, baseline) * voxel_ml if t else 0.0
+        focus[m, t] = new_focus(drawn, baseline[box]) * voxel_ml if t else 0.0
         if days[t] in reported:
-            probability[reported.index(days[t])] += density / np.float32(len(members))
+            probability[reported.index(days[t])][box] += density / np.float32(len(members))
 
     run = _one_by_one if why_not(plan, labels) is not None or device != "cpu" else _side_by_side
     run(plan, labels, spacing_mm, candidate.maps, members, seen, device, told, cancelled)
@@ -253,7 +253,7 @@ def _side_by_side(plan, labels, spacing_mm, maps, members, seen, device, told, c
         def report(t, shares, first=first):
             density = (shares.u[0] * shares.room).numpy()
             for b, mask in enumerate(drawn(shares, visibility).numpy()):
-                seen(first + b, t, mask, density[b])
+                seen(first + b, t, mask, density[b], shares.box)
 
         def within(fraction, day, first=first, last=first + len(batch)):
             part = (first + fraction * (last - first)) / len(members)

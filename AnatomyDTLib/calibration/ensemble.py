@@ -122,7 +122,7 @@ def ensemble(
             if t:
                 shown = drawn(shares, visibility)
                 volume[batch, t] = shown.flatten(1).sum(1).numpy() * voxel_ml
-                probability[t] += shown.sum(0).numpy() / np.float32(members)
+                probability[t][shares.box] += shown.sum(0).numpy() / np.float32(members)
 
         def told(fraction, day, first=first, batch=batch):
             if progress is not None:

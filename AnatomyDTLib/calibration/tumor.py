@@ -20,6 +20,7 @@ are those of the discrete scheme, exact but for rounding.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch
 from ..physics.assembly import SPARED_AROUND_TUMOR
 from ..physics.transport import CLOSED
 from ..plan import Plan, Surgery
-from ..state import ROOM, field_of, host_diffusivity
+from ..state import ROOM, TAIL_CUT, grown_box, host_diffusivity, outlined_field, with_infiltration
 from .parameters import applied
 from .walk import Grid, Shares, Walk, pooled
 
@@ -75,7 +76,10 @@ class TumorModel:
         self.group = [self.k, *anatomy.yields(self.k)]
         self.spacing_mm = tuple(float(h) for h in spacing_mm)
         self._seeds: dict = {}
-        field = self._field(plan)
+        field = outlined_field(self.labels, anatomy, spacing_mm, plan.interface_mm)
+        self._near = self._nearby(field, plan, self._reach_mm(plan))
+        box, near = self._infiltrated(plan)
+        field[(slice(None), *box)] = near
         blocked = [j for j in range(len(anatomy)) if j not in self.group]
         wall = field[blocked].max(0) if blocked else np.zeros(self.labels.shape, np.float32)
         host = host_diffusivity(self.labels, anatomy, spacing_mm)
@@ -116,25 +120,46 @@ class TumorModel:
             {k: pooled(v, factor) for k, v in fine.maps.items()},
         )
 
-    def _field(self, plan):
-        return field_of(
-            self.labels, plan.anatomy, self.spacing_mm, plan.interface_mm, plan.infiltration_mm, plan.seed_density
+    def _infiltrated(self, plan):
+        """(box, (K, *box)): the field of a plan where its tumor reaches on day 0.
+
+        What no tail changes is kept: a hundred members differ in seed density, and the distance transforms of the
+        whole image are most of a short run.
+        """
+        kept_capacity, kept_mm, _, _ = self._near
+        needed_mm = self._reach_mm(plan)
+        if kept_capacity != plan.anatomy.tissues[self.k].carrying_capacity or kept_mm < needed_mm:
+            field = outlined_field(self.labels, plan.anatomy, self.spacing_mm, plan.interface_mm)
+            self._near = self._nearby(field, plan, needed_mm)
+        _, _, box, outlined = self._near
+        return box, with_infiltration(
+            outlined, plan.anatomy, self.spacing_mm, plan.infiltration_mm, plan.seed_density
         )
 
+    def _reach_mm(self, plan):
+        """How far from its outline a tumor is found on day 0: the tail's end, or the interface's."""
+        tail = plan.infiltration_mm * math.log(max(plan.seed_density, 1.0) / TAIL_CUT)
+        return max(tail, 2.0 * plan.interface_mm + max(self.spacing_mm))
+
+    def _nearby(self, field, plan, reach_mm):
+        """(carrying capacity, mm around the tumor, box, the field in it), with room for somewhat longer tails."""
+        box = grown_box(self.labels == self.k, 1.2 * reach_mm, self.spacing_mm)
+        box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, self.labels.shape))
+        return plan.anatomy.tissues[self.k].carrying_capacity, 1.2 * reach_mm, box, field[(slice(None), *box)].copy()
+
     def _seed(self, plan, grid):
-        """u at baseline, its derivatives by ln of infiltration length, seed density and carrying capacity, and by a
-        shift of the drawn outline outwards, 1/mm: (5, *S)."""
+        """(box, (5, *box)): u at baseline, its derivatives by ln of infiltration length, seed density and carrying
+        capacity, and by a shift of the drawn outline outwards, 1/mm; 0 beyond the box."""
         tumor = plan.anatomy.tissues[self.k]
         key = (grid.factor, plan.infiltration_mm, plan.seed_density, tumor.carrying_capacity)
         if key not in self._seeds:
             if len(self._seeds) >= 8:
                 self._seeds.pop(next(iter(self._seeds)))
-            room = self.fine.room
-            field = self._field(plan)[self.k]
-            u = np.divide(field, room, out=np.zeros_like(room), where=room > CLOSED).astype(np.float64)
+            box, field = self._infiltrated(plan)
+            room, inside = self.fine.room[box], self.labels[box] == self.k
+            u = np.divide(field[self.k], room, out=np.zeros_like(room), where=room > CLOSED).astype(np.float64)
             kappa = tumor.carrying_capacity
             level = min(tumor.visibility * kappa, 1 - 1e-6)
-            inside = self.labels == self.k
             seed, edge = plan.seed_density, level * (1 - ROOM)
             least = level + (kappa - level) * ROOM
             # a voxel of fluid that tumor alone shares has no tissue to make room: its share stays 1
@@ -157,10 +182,20 @@ class TumorModel:
                 by_shift = np.where(tail, u, np.where(core, seed * kappa - u, 0.0)) / plan.infiltration_mm
             parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, np.where(held, 0.0, u), by_shift)]
             if max(grid.factor) > 1:
-                amounts = [pooled(v * room, grid.factor) for v in parts]
-                parts = [np.divide(a, grid.room, out=np.zeros_like(a), where=grid.room > CLOSED) for a in amounts]
-            self._seeds[key] = torch.from_numpy(np.stack(parts)).to(self.dtype)
+                box, parts = self._pooled(box, [v * room for v in parts], grid)
+            self._seeds[key] = (box, torch.from_numpy(np.stack(parts)).to(self.dtype))
         return self._seeds[key]
+
+    def _pooled(self, box, amounts, grid):
+        """(box on a coarse grid, shares there) of amounts of tumor per voxel on the image's voxels."""
+        whole = tuple(
+            slice(s.start // f * f, min(n, -(-s.stop // f) * f)) for s, f, n in zip(box, grid.factor, self.labels.shape)
+        )
+        around = [(s.start - w.start, w.stop - s.stop) for s, w in zip(box, whole)]
+        box = tuple(slice(w.start // f, -(-w.stop // f)) for w, f in zip(whole, grid.factor))
+        room = grid.room[box]
+        means = [pooled(np.pad(a, around), grid.factor) for a in amounts]
+        return box, [np.divide(a, room, out=np.zeros_like(a), where=room > CLOSED) for a in means]
 
     def run(
         self,
@@ -177,7 +212,8 @@ class TumorModel:
         """The shares on each of `days` (ascending, day 0 allowed), for every member.
 
         members: list of name -> v; columns: parameters (`Parameter`) to differentiate by, in their coordinates x
-        report: called with the index of the day and its `Shares`; without it they are returned
+        report: called with the index of the day and its `Shares`, inside their box only and overwritten afterwards;
+            without it they are returned, whole
         plan: other treatments for the same anatomy; None: the model's own
         shifts: (J, *S) fields; the derivatives by a shift of the baseline's outline outwards by each, 1/mm, follow
             those by `columns`

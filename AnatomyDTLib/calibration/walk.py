@@ -20,6 +20,8 @@ from .parameters import ALPHA, CAPACITY, DIFFUSIVITY, GROWTH, INFILTRATION, RATI
 
 # What is smaller is cut to zero: its products are denormal numbers in float32, a hundred times slower.
 SMALLEST = 1e-18
+# Lengths of steps whose factorizations are kept, those that were used last.
+LENGTHS_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Shares:
     room: C (1 | B, *S) of that day; wall: (1 | B, *S), what the tumor has to exceed with its surroundings to be drawn;
         kappa: (B, 1, ...)
     capacity_column: index of kappa among the derivatives, or None
+    box: the part of the image that u, room and wall show; beyond it there is no tumor
     """
 
     u: torch.Tensor
@@ -56,6 +59,7 @@ class Shares:
     wall: torch.Tensor
     kappa: torch.Tensor
     capacity_column: int | None
+    box: tuple = ...
 
 
 class Walk:
@@ -141,33 +145,30 @@ class Walk:
     def _seed(self):
         self.full = torch.zeros((1 + self.derivatives, len(self.plans), *self.shape), **self.like)
         for b, plan in enumerate(self.plans):
-            u, by_length, by_seed, by_capacity, by_shift = self.model._seed(plan, self.grid)
-            self.full[0, b] = u
+            box, (u, by_length, by_seed, by_capacity, by_shift) = self.model._seed(plan, self.grid)
+            self.full[(0, b, *box)] = u
             for name, derivative in ((INFILTRATION, by_length), (SEED, by_seed), (CAPACITY, by_capacity)):
                 if name in self.column:
-                    self.full[self.column[name], b] = derivative
+                    self.full[(self.column[name], b, *box)] = derivative
             if self.shifts is not None:
-                self.full[1 + self.named :, b] = by_shift * torch.as_tensor(self.shifts, **self.like)
+                shifts = torch.as_tensor(self.shifts[(slice(None), *box)], **self.like)
+                self.full[(slice(1 + self.named, None), b, *box)] = by_shift * shifts
 
     # ---- time
 
     def run(self, days, report, progress, cancelled):
         found = []
-        self.box, self.systems = None, {}
+        self.box, self.systems, self.fixed = None, {}, {}
         self._open()
         remaining = list(enumerate(days))
 
         def deliver():
             index, _ = remaining.pop(0)
+            if report is not None:
+                report(index, self._seen())
+                return
             self._close()
-            shares = Shares(
-                self.full.clone() if report is None else self.full,
-                self.room,
-                self.wall,
-                self.kappa,
-                self.column.get(CAPACITY),
-            )
-            found.append(shares) if report is None else report(index, shares)
+            found.append(Shares(self.full.clone(), self.room, self.wall, self.kappa, self.column.get(CAPACITY)))
 
         if remaining and remaining[0][1] <= DAY_TOLERANCE:
             deliver()
@@ -185,6 +186,13 @@ class Walk:
             if progress is not None:
                 progress((index + 1) / len(steps), end)
         return found
+
+    def _seen(self):
+        """The shares of now inside the window, or of one voxel where no tumor is left."""
+        box = tuple(slice(0, 1) for _ in self.shape) if self.box is None else self.box
+        u = self.full[(..., *box)] if self.box is None else self.u
+        inside = (slice(None), *box)
+        return Shares(u, self.room[inside], self.wall[inside], self.kappa, self.column.get(CAPACITY), box)
 
     def _step(self, start, end, reverse):
         dt = round(end - start, 9)
@@ -347,20 +355,17 @@ class Walk:
         """(explicit, implicit conductance, C, factors, column -> derivatives of the conductances, whether both are the
         same everywhere), the axis first."""
         key = (axis, dt)
-        if key not in self.systems:
+        if key in self.systems:
+            self.systems[key] = self.systems.pop(key)
+        else:
             lengths = list(dict.fromkeys(k[1] for k in self.systems))
-            if dt not in lengths and len(lengths) >= 2:
+            if dt not in lengths and len(lengths) >= LENGTHS_KEPT:
                 self.systems = {k: v for k, v in self.systems.items() if k[1] != lengths[0]}
-            room = self.room[(slice(None), *self.box)].movedim(1 + axis, 0)
-            room = torch.where(room > CLOSED, room, torch.zeros_like(room)).contiguous()
-            d = self.host[(slice(None), *self.box)].movedim(1 + axis, 0)
+            room, conductivity, mean, least, open_ = self._along(axis)
             scale = dt / self.grid.spacing_mm[axis] ** 2
-            conductivity = room * d
-            full = scale * harmonic(conductivity[:-1], conductivity[1:])
-            least = torch.minimum(room[:-1], room[1:])
+            full = scale * mean
             explicit = torch.minimum(full, least) / 2
             implicit = full - explicit
-            open_ = torch.where(room > 0, room, torch.ones_like(room))
             diagonal = open_ + torch.cat((implicit[:1], implicit[1:] + implicit[:-1], implicit[-1:]))
             factors = Factors(-implicit.unsqueeze(1), diagonal.unsqueeze(1), -implicit.unsqueeze(1))
             changes = {}
@@ -385,12 +390,28 @@ class Walk:
             )
         return self.systems[key]
 
+    def _along(self, axis):
+        """(C, C D, its harmonic mean and the smaller C of both sides of a face, C or 1 where closed), the axis first;
+        of all lengths of steps."""
+        if axis not in self.fixed:
+            room = self.room[(slice(None), *self.box)].movedim(1 + axis, 0)
+            room = torch.where(room > CLOSED, room, torch.zeros((), **self.like)).contiguous()
+            conductivity = room * self.host[(slice(None), *self.box)].movedim(1 + axis, 0)
+            self.fixed[axis] = (
+                room,
+                conductivity,
+                harmonic(conductivity[:-1], conductivity[1:]),
+                torch.minimum(room[:-1], room[1:]),
+                torch.where(room > 0, room, torch.ones((), **self.like)),
+            )
+        return self.fixed[axis]
+
     # ---- the window
 
     def _open(self):
         """The box where any member is present, with the reach of a step and some slack around it."""
         present = (self.full[0] > NEGLIGIBLE).any(0)
-        self.systems = {}
+        self.systems, self.fixed = {}, {}
         if not bool(present.any()):
             self.box = None
             return
@@ -406,16 +427,15 @@ class Walk:
 
     def _follow(self):
         """Moves the window where the tumor comes within a step's reach of its edge."""
-        if all(s.start == 0 and s.stop == n for s, n in zip(self.box, self.shape)):
-            return
-        present = (self.u[0] > NEGLIGIBLE).any(0)
-        if not bool(present.any()):
-            return
-        for (low, high), reach, span, size in zip(_bounds(present), self.reach, self.box, self.shape):
-            if max(0, span.start + low - reach) < span.start or min(size, span.start + high + reach) > span.stop:
-                self._close()
-                self._open()
-                return
+        for axis, (reach, span, size) in enumerate(zip(self.reach, self.box, self.shape)):
+            width = span.stop - span.start
+            ends = [slice(0, reach)] * (span.start > 0) + [slice(max(0, width - reach), width)] * (span.stop < size)
+            for end in ends:
+                edge = self.u[0][(slice(None), *[slice(None)] * axis, end)]
+                if float(edge.max()) > NEGLIGIBLE:
+                    self._close()
+                    self._open()
+                    return
 
 
 def drawn(shares: Shares, visibility) -> torch.Tensor:
