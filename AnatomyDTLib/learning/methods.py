@@ -52,8 +52,8 @@ _NO_TOPOLOGY = {"loss": {"cl_dice": 0.0, "overlap": 0.0}}
 
 METHODS = {
     "persistence": Method("Persistence", _baseline("persistence")),
-    "fisher-kpp": Method("Fisher-KPP", _baseline("fisher-kpp"), ({}, {"rate": 1e-2}, {"rate": 1e-3}, {"rate": 2e-2})),
-    "cross-diffusion": Method("Cross-diffusion", _baseline("cross-diffusion"), ({}, {"rate": 1e-2}, {"rate": 1e-3}, {"rate": 2e-2})),
+    "fisher-kpp": Method("Fisher-KPP", _baseline("fisher-kpp"), ({}, {"rate": 1e-2}, {"rate": 1e-3}, {"longest_step_days": 7.5})),
+    "cross-diffusion": Method("Cross-diffusion", _baseline("cross-diffusion"), ({}, {"rate": 1e-2}, {"rate": 1e-3}, {"longest_step_days": 7.5})),
     "unet": Method("UNet", _baseline("unet"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"levels": 4, "decay": 1e-2})),
     "convlstm": Method("ConvLSTM", _baseline("convlstm"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"kernel": 5, "decay": 1e-2})),
     "neuralode": Method("NeuralODE", _baseline("neuralode"), ({}, {"rate": 1e-3}, {"width": 12, "decay": 1e-2}, {"parts": 4, "decay": 1e-2})),
