@@ -140,6 +140,24 @@ def test_a_mechanistic_baseline_is_the_equation(method):
     assert torch.allclose(treated[0], kept[0]) and bool((treated[1] < kept[1] - 0.5).all())
 
 
+@pytest.mark.parametrize("method", MECHANISTIC)
+def test_a_mechanistic_baseline_keeps_what_no_tumor_reaches_and_beats_persistence(method):
+    from AnatomyDTLib.learning.training import TrainConfig, mean_dice, train
+    from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
+
+    data = voronoi(10, VoronoiSettings(shape=(40, 40), seed=5))
+    net = baselines.build(method, data)
+    batch = collate(data, range(10))
+    before = sum(mean_dice(batch.states[:, :1], batch))
+    with torch.no_grad():
+        first = net(batch)[:, 0].argmax(1)
+    far = (batch.distances[:, -1] < -20) & (batch.distances[:, -1] > -90)
+    assert bool(far.any()) and torch.equal(first[far], batch.labels[:, 0][far])
+    train(net, data, np.arange(8), np.arange(8, 10), TrainConfig(steps=8))
+    with torch.no_grad():
+        assert sum(mean_dice(net(batch), batch)) > before + 0.3          # 3 points of DSC a case
+
+
 def test_stretches_of_time_add_up_to_what_lies_between_two_visits():
     batch = collate(dataset((8, 8)), [0, 1], longest_step_days=4.0)
     for parts in (1, 3, 7):

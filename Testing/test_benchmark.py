@@ -86,6 +86,17 @@ def test_two_processes_find_what_one_finds(tmp_path):
     assert [r["cases"] for r in alone] == [r["cases"] for r in beside]
 
 
+def test_a_budget_of_seconds_ends_every_method_alike_and_halves_for_trials(tmp_path):
+    from AnatomyDTLib.learning.benchmark import tuning_jobs
+
+    for method in ("fisher-kpp", "unet"):
+        record = jobs.run(Job("s", "r", method, SOURCE, 0, 2, training={"steps": 10_000, "seconds": 0.5, "validations": 4}, tuning=True))
+        assert 0.5 <= record["seconds_training"] < 2 and 1 <= record["steps"] < 10_000
+        assert 1 <= len(record["curve"]) <= 4 and record["curve"][-1][0] == record["steps"]
+    plan = plan_of(SOURCE, trials=2, training={"steps": 10_000, "seconds": 60.0})
+    assert {job.training["seconds"] for job in tuning_jobs(plan, ["unet"])} == {30.0}
+
+
 @pytest.mark.parametrize("study, points", [("data", 2), ("extrapolation", 4), ("visits", 3)])
 def test_the_other_studies_write_their_tables(study, points, tmp_path, capsys):
     assert anatomydt("voronoi", "--study", study, "--methods", "persistence", "--quick", "--out", tmp_path, *TINY) == 0

@@ -1,7 +1,8 @@
 """`anatomydt benchmark`: every method on the same data, folds and budget; tables, tests, a figure.
 
 Settings are tried on data of another seed that no table ever sees (of a folder: on the training cases of its first fold),
-`TRIALS` for every method, with half of the table's steps; the best on validation is used on every fold.
+`TRIALS` for every method, with half of the table's budget; the best on validation is used on every fold. The budget is CPU
+seconds of training, the same for every method and fold: a cheap method takes more steps. A budget of steps can be asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from .methods import ABLATIONS, METHODS, TRIALS
 from .sources import GENERATED, Source
 
 CASES = {"voronoi": 100, "vessel": 100, "brains": 40}
+# Of training per method and fold, CPU seconds: in full and with --quick.
+SECONDS, QUICK_SECONDS = 60.0, 15.0
+# More steps than any budget of seconds is good for.
+MANY_STEPS = 1_000_000
+VALIDATIONS = 10
 # Added to the seed for the data that settings are tried on.
 TUNING_SEED = 10_000
 STUDIES = ("methods", "ablation", *sweeps.STUDIES)
@@ -49,14 +55,16 @@ def parse(arguments: argparse.Namespace) -> Plan:
         if key not in METHODS:
             raise BenchmarkError(f"there is no method '{key}'; write some of {', '.join(METHODS)}")
     for name, value, least in (("--folds", arguments.folds, 2), ("--cases", arguments.cases, 4), ("--steps", arguments.steps, 1),
-                               ("--trials", arguments.trials, 1), ("--processes", arguments.processes, 1)):
+                               ("--seconds", arguments.seconds, 1), ("--trials", arguments.trials, 1), ("--processes", arguments.processes, 1)):
         if value is not None and value < least:
             raise BenchmarkError(f"{name} must be at least {least}, not {value}")
     if arguments.trials is not None and arguments.trials > TRIALS:
         raise BenchmarkError(f"--trials is at most {TRIALS}, the number of settings that every method has to try")
     source = _source(arguments)
-    # every method takes all of its steps: validation on a few cases is too noisy to end a run by
-    training = {"steps": arguments.steps or (50 if quick else 400), "patience": 1000}
+    # every method takes all of its budget: validation on a few cases is too noisy to end a run by
+    training = {"steps": arguments.steps or MANY_STEPS, "patience": 1000, "validations": VALIDATIONS}
+    if arguments.seconds or not arguments.steps:
+        training["seconds"] = arguments.seconds or (QUICK_SECONDS if quick else SECONDS)
     folds = arguments.folds or (2 if quick else 5)
     folder = Path(arguments.out)
     if folder.exists() and not folder.is_dir():
@@ -88,6 +96,8 @@ def tuning_jobs(plan: Plan, methods) -> list[Job]:
     """For every method that learns, a job per trial."""
     source = plan.source.changed(seed=plan.seed + TUNING_SEED) if plan.source.generated else plan.source
     half = {**plan.training, "steps": max(1, plan.training["steps"] // 2)}
+    if "seconds" in half:
+        half["seconds"] /= 2
     return [
         Job("tuning", f"{key}-{i}", key, source, 0, plan.folds, plan.seed, settings=trial, training=half, tuning=True)
         for key in methods if plan.trials > 1 for i, trial in enumerate(METHODS[key].trials[:plan.trials])
@@ -165,9 +175,16 @@ def heading(plan: Plan, study: str, dataset) -> str:
     quick = " (--quick: fewer cases, steps and trials; not the benchmark's figures)" if plan.quick else ""
     return (
         f"## {dataset.name}: {study}{quick}\n\n{len(dataset)} cases of {' x '.join(map(str, dataset.shape))} voxels, "
-        f"{plan.folds} folds by patient, seed {plan.seed}; {plan.training['steps']} steps of training at most, "
+        f"{plan.folds} folds by patient, seed {plan.seed}; {_budget(plan.training)} of training per method and fold, "
         f"{plan.trials} setting{'s' if plan.trials > 1 else ''} tried per method.\n"
     )
+
+
+def _budget(training: dict) -> str:
+    """The budget in words: steps, CPU seconds, or whichever comes first."""
+    steps = "" if training["steps"] == MANY_STEPS else f"{training['steps']} steps"
+    seconds = f"{training['seconds']:g} CPU seconds" if "seconds" in training else ""
+    return " or ".join(part for part in (steps, seconds) if part)
 
 
 def _write_study(plan, study, dataset, rows, settings, records) -> None:

@@ -36,7 +36,8 @@ class TrainConfig:
     rate: peak learning rate; warm_up: fraction of the steps in which it rises, after which it falls as a cosine to
     `least` of the peak; decay: λ_reg, decoupled; clip: largest norm of the gradient; average: decay of the moving average
     of the weights that is validated and kept, per step
-    validations: how often the validation cases are scored; patience: of them in a row without a gain before the run ends
+    validations: how often the validation cases are scored, by steps and by the clock; patience: of them in a row without
+    a gain before the run ends
     turn: mirror and turn the cases at random; longest_step_days: of the grid; mixed: half precision on CUDA
     seconds: of CPU time, after which the run ends; the schedule then follows the clock where that is ahead of the steps
     """
@@ -136,11 +137,12 @@ def train(
                 average[name].lerp_(value, 1 - kept)
             else:
                 average[name].copy_(value)
-        outcome.steps = step + 1
+        outcome.steps, before = step + 1, outcome.seconds
         outcome.seconds = spent + time.process_time() - began
         row = {"step": step + 1, "loss": float(loss.detach()), "rate": optimiser.param_groups[0]["lr"], "dice": None}
         over = config.seconds is not None and outcome.seconds >= config.seconds
-        if outcome.steps % every == 0 or outcome.steps == config.steps or over:
+        part = config.seconds / config.validations if config.seconds else math.inf
+        if outcome.steps % every == 0 or outcome.steps == config.steps or over or outcome.seconds // part > before // part:
             row["dice"] = _validated(model, average, dataset, validation, config, device)
             bad = 0 if row["dice"] > outcome.best_dice else bad + 1
             if row["dice"] > outcome.best_dice:
