@@ -104,9 +104,9 @@ def test_a_double_click_starts_one_run_and_does_not_cancel_it(host):
     ready(host, days=400, size=40)
     del host.widget.DOUBLE_CLICK_SECONDS            # the panel's own
     host.widget.ui.applyButton.click()
-    run = host.widget.logic._run
+    job = host.widget.logic._job
     host.widget.ui.applyButton.click()
-    assert host.widget.logic.running and host.widget.logic._run is run
+    assert host.widget.logic.running and host.widget.logic._job is job
     time.sleep(host.widget.DOUBLE_CLICK_SECONDS)
     host.widget.ui.applyButton.click()
     assert not host.widget.logic.running
@@ -115,6 +115,7 @@ def test_a_double_click_starts_one_run_and_does_not_cancel_it(host):
 def test_closing_the_scene_during_a_run_ends_it(host):
     ready(host, days=1800, size=48)
     host.widget.ui.applyButton.click()
+    host.wait(lambda: host.widget.logic._run is not None)
     process = host.widget.logic._run._process
     slicer.mrmlScene.Clear(0)
     host.process()
@@ -138,6 +139,7 @@ def test_the_input_may_be_removed_during_a_run(host):
 def test_closing_the_module_ends_the_run(host):
     ready(host, days=1800, size=48)
     host.widget.ui.applyButton.click()
+    host.wait(lambda: host.widget.logic._run is not None)
     process = host.widget.logic._run._process
     host.widget.cleanup()
     assert process.poll() is not None

@@ -382,6 +382,7 @@ def test_a_process_that_does_not_die_does_not_keep_the_user(host, monkeypatch):
     """A driver can hold a process that was killed: Cancel is answered all the same."""
     ready(host, days=1800, size=40)
     host.widget.ui.applyButton.click()
+    host.wait(lambda: host.widget.logic._run is not None)
     process = host.widget.logic._run._process
 
     def held(timeout=None):
@@ -460,6 +461,19 @@ def test_a_new_forecast_comes_to_the_front_with_the_views_on_its_tumor(host, com
     assert second.proxy.GetDisplayNode().GetVisibility()
     host.widget.logic.bringToFront(first)
     assert first.proxy.GetDisplayNode().GetVisibility() and not second.proxy.GetDisplayNode().GetVisibility()
+
+
+def test_a_forecast_that_comes_into_view_is_not_covered_by_a_follow_up(host, computed):
+    filled, outlined, other = (
+        add_segmentation(names=("White matter", last), name=last) for last in ("Tumor", "Tumor", "Region"))
+    other.GetSegmentation().GetNthSegment(0).SetName("Planned resection")
+    host.widget.logic.showOutline(outlined, 0.6)
+    run(host)
+    assert not filled.GetDisplayNode().GetVisibility() and other.GetDisplayNode().GetVisibility()
+    assert outlined.GetDisplayNode().GetVisibility() and outlined.GetDisplayNode().GetOpacity2DOutline() == 0.6
+    filled.GetDisplayNode().SetVisibility(True)
+    host.widget.logic.bringToFront(host.widget.shown())
+    assert not filled.GetDisplayNode().GetVisibility() and host.widget.shown().proxy.GetDisplayNode().GetVisibility()
 
 
 def test_side_by_side_gives_the_second_view_back(host, computed):

@@ -44,7 +44,7 @@ class Jobs:
         assert self._job is None
         self._progress, self._completed = progress, completed
         self._stopped = self._outcome = None
-        self._complete = False
+        self._complete, self._told = False, 0
         self._scene, self._job = scene, self._apart(job)
         self._sceneTag = scene.AddObserver(scene.StartCloseEvent, self._onSceneClose)
         _busy.add(self)

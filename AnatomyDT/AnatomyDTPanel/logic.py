@@ -51,20 +51,31 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
         completed: called with (forecast, shown, message); forecast and shown are None without a result
         waitForCompletion: return (forecast, shown) when it is there; raises ForecastError, or Cancelled when it
             was cancelled
-        Raises ForecastError at once for what is wrong with the input.
+        What is wrong with the input is the message of `completed`, or the ForecastError that is raised.
         """
         self._refuseSecond()
-        baseline = reading.read(segmentation, reference)
-        labels, segments = reading.assigned(baseline, plan, assignment)
-        maps, warnings = rooms.read_maps(baseline, regions, doses)
+        if segmentation is None:
+            raise ForecastError("no segmentation is chosen; choose the one that holds the anatomy and the tumor")
+        scene = segmentation.GetScene()
+        read = self._reading(segmentation, reference, plan, assignment, regions, doses, twin)
+        job = self._forecasting(scene, read, plan, name, device, probabilities, weights)
+        return self.begin(job, scene, progress, completed, waitForCompletion)
+
+    def _reading(self, segmentation, reference, plan, assignment, regions, doses, twin=None):
+        """Slices of (baseline, labels, segments, maps, warnings)."""
+        baseline = yield from reading.reading(segmentation, reference)
+        labels, segments = yield from reading.assigning(baseline, plan, assignment)
+        maps, warnings = yield from rooms.reading_maps(baseline, regions, doses)
+        yield
         if twin is not None:
             warnings += self._twinWarnings(twin, labels, baseline.spacing_mm)
+        return baseline, labels, segments, maps, baseline.warnings + warnings
+
+    def _forecasting(self, scene, read, plan, name, device, probabilities, weights):
+        read = yield from saying(read, lambda nothing: (0.0, _("reading the segmentation")))
+        baseline, labels, segments, maps, warnings = read
         self.start(Run(
             labels, baseline.spacing_mm, plan, maps, device, probabilities, weights, baseline.grid.ijk_to_ras))
-        job = self._forecasting(segmentation.GetScene(), baseline, segments, name, baseline.warnings + warnings)
-        return self.begin(job, segmentation.GetScene(), progress, completed, waitForCompletion)
-
-    def _forecasting(self, scene, baseline, segments, name, warnings):
         computed = yield from self.computed(0.9)
         found, count = computed.forecast, len(computed.forecast.days)
 

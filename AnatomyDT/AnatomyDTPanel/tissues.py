@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from AnatomyDTLib.labelling import NUMBERINGS
 from AnatomyDTLib.plan import ROLES
 from AnatomyDTLib.scene.geometry import voxels
-from AnatomyDTLib.scene.segmentation import LABELMAP
+from AnatomyDTLib.scene.labelmaps import LABELMAP
 
 from . import choices, cost
 from .keyboard import tabFrom
@@ -53,6 +53,8 @@ def rowsOf(segmentationNode):
     return rows
 
 
+LOOKED_AT_VOXELS = 10_000_000
+
 # What sizeOf found for the last question: the panel asks at every change.
 _measured: dict = {}
 
@@ -85,10 +87,12 @@ def _size(segmentation, images, reference, tumorIDs):
         spacing = image.GetSpacing()
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for one, value in tumors:
-        there = voxels(one) == value
+        # The panel waits for it: of a large image every second or third voxel is looked at.
+        step = int(np.ceil((np.prod(one.GetDimensions()) / LOOKED_AT_VOXELS) ** (1 / 3)))
+        there = voxels(one)[::step, ::step, ::step] == value
         if there.any():
             for axis in range(3):
-                hits = np.flatnonzero(there.any(tuple(a for a in range(3) if a != axis))) + one.GetExtent()[4 - 2 * axis]
+                hits = step * np.flatnonzero(there.any(tuple(a for a in range(3) if a != axis))) + one.GetExtent()[4 - 2 * axis]
                 low[axis], high[axis] = min(low[axis], hits[0]), max(high[axis], hits[-1] + 1)
     # A geometry that is none is refused when the forecast is asked for; here it only has no size.
     if not np.isfinite(low).all() or not all(0 < h < np.inf for h in (*spacing, *image.GetSpacing())):

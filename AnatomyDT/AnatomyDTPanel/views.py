@@ -2,16 +2,22 @@
 
 import json
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
 from AnatomyDTLib.scene import forecast as rooms
+from AnatomyDTLib.scene import segmentation
 
 # An attribute of the browser: (k, j, i) of the tumor's middle on day 0.
 CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
 # An attribute of a slice view: its SliceToRAS, row by row, before two forecasts were placed side by side.
 FORMER_ATTRIBUTE = "AnatomyDT.FormerSliceToRAS"
+
+
+# Until what the layout did to the windows has been answered, and painted.
+TURN_MS = 30
 
 
 class Views:
@@ -31,6 +37,7 @@ class Views:
                     node.GetDisplayNode().SetVisibility(True)
 
     def _leaveTo(self, shown):
+        self._hideSameStructures(shown)
         for other in self.forecasts():
             for node in (other.proxy, other.probability_proxy):
                 display = node.GetDisplayNode() if node is not None else None
@@ -50,6 +57,19 @@ class Views:
             outlined = display is not None and display.GetVisibility() and not display.GetVisibility2DFill()
             self.showOutline(shown.baseline, display.GetOpacity2DOutline() if outlined else 0.0)
 
+    def _hideSameStructures(self, shown):
+        """Hides what would lie over a forecast: filled segmentations of its structures, such as a loaded follow-up.
+
+        Outlines stay: that they are drawn over a forecast is what they are for.
+        """
+        names = {name.casefold() for name in segmentation.names_of(shown.proxy).values()}
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            display = node.GetDisplayNode()
+            if self.isForecast(node) or display is None or not display.GetVisibility() or not display.GetVisibility2DFill():
+                continue
+            if names & {name.casefold() for name in segmentation.names_of(node).values()}:
+                display.SetVisibility(False)
+
     def centerOnTumor(self, shown):
         """Moves all slice views to the middle of the tumor on day 0."""
         center = shown.browser.GetAttribute(CENTER_ATTRIBUTE)
@@ -64,10 +84,10 @@ class Views:
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(shown.proxy.GetParentTransformNode(), None, general)
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *general.TransformPoint(point))
 
-    def showOutline(self, segmentation, opacity):
+    def showOutline(self, node, opacity):
         """Outlines of a segmentation over the slices, nothing else of it."""
-        segmentation.CreateDefaultDisplayNodes()
-        display = segmentation.GetDisplayNode()
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
         # One event: at each, every view cuts every segment anew.
         blocked = display.StartModify()
         display.SetVisibility(opacity > 0)
@@ -78,14 +98,53 @@ class Views:
         display.EndModify(blocked)
 
     def showChart(self, chart):
-        slicer.modules.plots.logic().ShowChartInLayout(chart)
+        self._changeLayout(lambda: slicer.modules.plots.logic().ShowChartInLayout(chart))
 
     def showTable(self, table):
         layout = slicer.app.layoutManager()
         if layout is not None:
-            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+            self._changeLayout(
+                lambda: layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView),
+                lambda: self._fillTableView(table))
+
+    @staticmethod
+    def _fillTableView(table):
+        if slicer.mrmlScene.IsNodePresent(table):
             slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(table.GetID())
             slicer.app.applicationLogic().PropagateTableSelection()
+
+    def _changeLayout(self, *steps):
+        """Does the steps, the first of them now, each in a turn of its own.
+
+        A new layout gives all views another size, and they would draw all at once: here they wait, and draw one by one.
+        """
+        turns = self._changing(steps)
+
+        def turn():
+            if next(turns, None):
+                qt.QTimer.singleShot(TURN_MS, turn)
+
+        turn()
+
+    @staticmethod
+    def _changing(steps):
+        layout = slicer.app.layoutManager()
+        views = []
+        if layout is not None:
+            views = [layout.threeDWidget(i).threeDView() for i in range(layout.threeDViewCount)]
+            views += [layout.sliceWidget(name).sliceView() for name in layout.sliceViewNames()]
+        for view in views:
+            view.pauseRender()
+        try:
+            for step in steps:
+                step()
+                yield True
+            while views:
+                views.pop().resumeRender()
+                yield True
+        finally:
+            for view in views:
+                view.resumeRender()
 
     def compare(self, tissue):
         """One chart of a tissue in all forecasts; returns it. An earlier one of the same name is replaced."""
@@ -103,11 +162,11 @@ class Views:
 
     def showSideBySide(self, left, right):
         """Two forecasts in two linked slice views."""
-        layout = slicer.app.layoutManager()
-        if layout is not None:
-            layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
         with slicer.util.RenderBlocker():
             self._placeSideBySide(left, right)
+        layout = slicer.app.layoutManager()
+        if layout is not None:
+            self._changeLayout(lambda: layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView))
 
     def _placeSideBySide(self, left, right):
         for shown, view in ((left, "Red"), (right, "Yellow")):

@@ -40,9 +40,9 @@ class FollowUp:
         sequence = shown.sequence
         days = [float(sequence.GetNthIndexValue(i)) for i in range(sequence.GetNumberOfDataNodes())]
         frame = min(range(len(days)), key=lambda i: abs(days[i] - day))
-        theirs = _names(node)
+        theirs = segmentation.names_of(node)
         found = {name.casefold(): identifier for identifier, name in theirs.items()}
-        ours = _names(sequence.GetNthDataNode(frame)).values()
+        ours = segmentation.names_of(sequence.GetNthDataNode(frame)).values()
         ids = {name: found[name.casefold()] for name in ours if name.casefold() in found}
         if not ids:
             raise ForecastError(
@@ -63,15 +63,14 @@ class FollowUp:
 
         Raises ForecastError when no segment of the follow-up has a voxel there.
         """
-        yield
-        frame = segmentation.read(
+        frame = yield from segmentation.reading(
             shown.sequence.GetNthDataNode(self.frame), parent=shown.proxy.GetParentTransformNode(), may_be_empty=True)
         names = {k: s.name for k, s in enumerate(frame.segments, start=1) if s.name in self.ids}
         observed = np.zeros_like(frame.labels)
         for value, name in names.items():
-            yield
             # A segment without a voxel is a tissue that has gone, or never was: nothing of it is observed.
-            observed[segmentation.region(frame, self.node, self.ids[name], may_be_empty=True)] = value
+            there = yield from segmentation.reading_region(frame, self.node, self.ids[name], may_be_empty=True)
+            observed[there] = value
         if not observed.any():
             raise ForecastError(
                 f"the follow-up '{self.node.GetName()}' holds no voxel of the forecast's image; choose one that overlaps it, "
@@ -115,9 +114,3 @@ def _add_column(table, name: str, values: list) -> None:
     for value in values:
         column.InsertNextValue(value if text else float("nan") if value is None else value)
     table.AddColumn(column)
-
-
-def _names(node) -> dict[str, str]:
-    """Segment ID -> name."""
-    found = node.GetSegmentation()
-    return {identifier: found.GetSegment(identifier).GetName() for identifier in found.GetSegmentIDs()}

@@ -81,12 +81,18 @@ def forecast(
 
 
 def read_maps(baseline: Baseline, regions: dict | None, doses: dict | None) -> tuple[dict, tuple[str, ...]]:
-    """The arrays that a plan's treatments name, on the baseline's grid, and warnings."""
+    """As `reading_maps`, in one go."""
+    return finished(reading_maps(baseline, regions, doses))
+
+
+def reading_maps(baseline: Baseline, regions: dict | None, doses: dict | None):
+    """Slices of the arrays that a plan's treatments name, on the baseline's grid, and warnings."""
     maps, warnings = {}, ()
     for key, chosen in (regions or {}).items():
         chosen, segment_id = chosen if isinstance(chosen, tuple) else (chosen, None)
-        maps[key] = segmentation.region(baseline, chosen, segment_id)
+        maps[key] = yield from segmentation.reading_region(baseline, chosen, segment_id)
     for key, volume in (doses or {}).items():
+        yield
         maps[key], said = segmentation.dose_gy(baseline, volume)
         warnings += said
     return maps, warnings
@@ -238,7 +244,10 @@ def remove(shown: Shown) -> None:
 
 
 def removing(shown: Shown):
-    """Slices that do what `remove` does; the first is empty."""
+    """Slices that do what `remove` does; the first is empty.
+
+    The frames go one by one: freed all at once, those of a brain keep the application for a fifth of a second.
+    """
     scene = shown.browser.GetScene()
     yield
     lines = {line.GetID(): line for line in shown.series if line is not None}
@@ -250,7 +259,10 @@ def removing(shown: Shown):
     )
     for doomed in parts:
         remove_nodes(scene, [node for node in doomed if node is not None])
-        if doomed is not parts[-1]:
+        yield
+    for frames in (shown.sequence, shown.probability_sequence):
+        while frames is not None and frames.GetNumberOfDataNodes():
+            frames.RemoveDataNodeAtValue(frames.GetNthIndexValue(frames.GetNumberOfDataNodes() - 1))
             yield
 
 

@@ -18,13 +18,11 @@ from ..checks import LARGEST_DOSE_GY
 from ..engine import ForecastError
 from ..plan import Plan, Tissue
 from .dose import gray_per_unit
-from .geometry import (
-    Grid, grid_of, grid_of_volume, oriented_image, overlap, resampled, transform_between, voxel_offset, voxels,
-)
+from .geometry import Grid, grid_of_volume, transform_between
+from .labelmaps import as_labelmaps, hardened, merged, own_grid, translated, values_on
+from .slices import finished
 
-LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
-REFERENCE_GEOMETRY = "Reference image geometry"
 MOST_SEGMENTS = 254      # label maps are uint8 and 0 is the background
 
 
@@ -66,6 +64,12 @@ class Baseline:
     warnings: tuple[str, ...] = ()
 
 
+def names_of(node) -> dict[str, str]:
+    """Segment ID -> name."""
+    found = node.GetSegmentation()
+    return {identifier: found.GetSegment(identifier).GetName() for identifier in found.GetSegmentIDs()}
+
+
 def know_conversions() -> None:
     """Registers the conversions between label maps and surfaces where the application has not."""
     if not slicer.vtkSegmentationConverter().SerializeAllConversionParameters():
@@ -74,7 +78,12 @@ def know_conversions() -> None:
 
 
 def read(node, reference=None, segment_ids=None, parent=None, may_be_empty=False) -> Baseline:
-    """Reads a segmentation node; the node is not changed.
+    """Reads a segmentation node in one go; as `reading`."""
+    return finished(reading(node, reference, segment_ids, parent, may_be_empty))
+
+
+def reading(node, reference=None, segment_ids=None, parent=None, may_be_empty=False):
+    """Slices that read a segmentation node, and return a Baseline; the node is not changed.
 
     node: vtkMRMLSegmentationNode
     parent: the transform node above it where it cannot tell itself: a sequence's frame has none
@@ -101,14 +110,14 @@ def read(node, reference=None, segment_ids=None, parent=None, may_be_empty=False
                 "harden it (Data module, right click, Harden transform) and try again"
             )
         grid = grid_of_volume(reference).moved(to_reference)
-    segmentation = _as_labelmaps(segmentation, grid if to_world is not None else None, what)
+    segmentation = as_labelmaps(segmentation, grid if to_world is not None else None, what)
     if to_world is not None:
-        own = grid or _own_grid(segmentation, present, what)
-        labels, lost, hidden = _merged(segmentation, present, own)
+        own = grid or own_grid(segmentation, present, what)
+        labels, lost, hidden = yield from merged(segmentation, present, own)
         spacing_mm = own.moved(to_world).spacing_mm
         shear = own.moved(to_world).shear
     else:
-        labels, own, hidden = _hardened(segmentation, present, warp, grid, what)
+        labels, own, hidden = yield from hardened(segmentation, present, warp, grid, what)
         spacing_mm, shear, lost = own.spacing_mm, own.shear, 0
         warnings.append(f"the transform of {what} is not linear: it was hardened into the forecast's voxels")
     if not labels.any() and not may_be_empty:
@@ -133,7 +142,12 @@ def read(node, reference=None, segment_ids=None, parent=None, may_be_empty=False
 
 
 def region(baseline: Baseline, node, segment_id: str | None = None, may_be_empty: bool = False) -> np.ndarray:
-    """A resection region or radiation target on the baseline's grid, (Z, Y, X) bool, by nearest voxel.
+    """As `reading_region`, in one go."""
+    return finished(reading_region(baseline, node, segment_id, may_be_empty))
+
+
+def reading_region(baseline: Baseline, node, segment_id: str | None = None, may_be_empty: bool = False):
+    """Slices of a resection region or radiation target on the baseline's grid, (Z, Y, X) bool, by nearest voxel.
 
     node: a segmentation node (one segment, or all together) or a label volume (non-zero voxels)
     may_be_empty: a region without a voxel in the image is one too; else ForecastError
@@ -144,10 +158,10 @@ def region(baseline: Baseline, node, segment_id: str | None = None, may_be_empty
     matrix, warp = transform_between(node.GetParentTransformNode(), _parent(baseline, node.GetScene()))
     if node.IsA("vtkMRMLSegmentationNode"):
         ids = _segment_ids(node, None if segment_id is None else [segment_id], what)
-        segmentation = _as_labelmaps(node.GetSegmentation(), None, what)
-        inside = _merged(segmentation, ids, baseline.grid, matrix, warp)[0] > 0
+        segmentation = as_labelmaps(node.GetSegmentation(), None, what)
+        inside = (yield from merged(segmentation, ids, baseline.grid, matrix, warp))[0] > 0
     else:
-        inside = _values(node, baseline.grid, matrix, warp, False, what)[0] != 0
+        inside = values_on(node, baseline.grid, matrix, warp, False, what)[0] != 0
     if not inside.any() and not may_be_empty:
         raise ForecastError(f"{what} holds no voxel of the forecast's image; choose one that overlaps the segmentation")
     return inside
@@ -163,7 +177,7 @@ def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
     what = f"the dose volume '{volume.GetName()}'"
     scale, warnings = gray_per_unit(volume)
     matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
-    dose, outside = _values(volume, baseline.grid, matrix, warp, True, what)
+    dose, outside = values_on(volume, baseline.grid, matrix, warp, True, what)
     dose *= np.float32(scale)
     if not np.isfinite(dose).all() or dose.min() < 0:
         raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
@@ -179,7 +193,12 @@ def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarray, tuple[Segment, ...]]:
-    """Labels in the plan's numbering, and the segment that shows each of its tissues.
+    """As `assigning`, in one go."""
+    return finished(assigning(baseline, plan, assignment))
+
+
+def assigning(baseline: Baseline, plan: Plan, assignment=None):
+    """Slices of labels in the plan's numbering, and the segment that shows each of its tissues.
 
     assignment: segment ID -> tissue index or name; None: by name. Every segment needs a tissue of its own.
     Returns ((Z, Y, X) uint8 of tissue indices, segments: segments[k - 1] shows tissue k). A tissue that
@@ -211,7 +230,8 @@ def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarra
         if index and index not in shown:
             shown[index] = new_segment(tissue, taken)
             taken.add(shown[index].id)
-    return table[baseline.labels], tuple(shown[k] for k in range(1, len(names)))
+    labels = yield from translated(baseline.labels, table)
+    return labels, tuple(shown[k] for k in range(1, len(names)))
 
 
 def tissues(baseline: Baseline, roles: dict[str, str], law: str = presets.DEFAULT_GROWTH) -> tuple[Tissue, ...]:
@@ -282,119 +302,3 @@ def _described(segmentation, identifier: str) -> Segment:
     known = segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
     terminology = entry.get() if known and entry.get() else None
     return Segment(identifier, segment.GetName(), tuple(segment.GetColor()), terminology, source)
-
-
-def _as_labelmaps(segmentation, grid: Grid | None, what: str):
-    """The segmentation, or a converted copy, with binary labelmaps; closed surfaces are voxelised on the grid."""
-    master = segmentation.GetSourceRepresentationName()
-    if master == LABELMAP:
-        return segmentation
-    if grid is None and segmentation.ContainsRepresentation(LABELMAP):
-        return segmentation
-    copy = slicer.vtkSegmentation()
-    copy.DeepCopy(segmentation)
-    if grid is not None:
-        copy.RemoveRepresentation(LABELMAP)
-        copy.SetConversionParameter(REFERENCE_GEOMETRY, grid.serialized())
-    if not copy.CreateRepresentation(LABELMAP):
-        raise ForecastError(
-            f"{what} holds '{master}' and cannot be turned into label maps; convert it in the Segmentations module"
-        )
-    return copy
-
-
-def _own_grid(segmentation, ids, what: str) -> Grid:
-    """The reference geometry, enlarged to hold every segment; the segments' common one without it."""
-    names = vtk.vtkStringArray()
-    for identifier in ids:
-        names.InsertNextValue(identifier)
-    mode = slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
-    if segmentation.GetConversionParameter(REFERENCE_GEOMETRY):
-        mode = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_AND_REFERENCE_GEOMETRY
-    text = segmentation.DetermineCommonLabelmapGeometry(mode, names)
-    image = slicer.vtkOrientedImageData()
-    understood = text and slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False)
-    if not understood or min(image.GetDimensions()) < 1:
-        raise ForecastError(f"{what} is empty; segment the anatomy and the tumor first")
-    return grid_of(image)
-
-
-def _merged(segmentation, ids, grid: Grid, matrix=None, warp=None) -> tuple[np.ndarray, int, int]:
-    """Labels (Z, Y, X) uint8, 1 for the first of `ids`; how many voxels lie outside the grid; how many under a later one.
-
-    matrix: (4, 4) from the segmentation's coordinates to the grid's; when it is None, `warp` (a general
-    transform) is taken unless that is None too
-    """
-    labels = np.zeros(grid.shape, np.uint8)
-    lost = hidden = 0
-    for value, identifier in enumerate(ids, start=1):
-        segment = segmentation.GetSegment(identifier)
-        image = segment.GetRepresentation(LABELMAP)
-        if image is None or image.IsEmpty() or image.GetPointData().GetScalars() is None:
-            continue
-        mask = voxels(image) == segment.GetLabelValue()
-        if not mask.any():
-            continue
-        source = grid_of(image)
-        if matrix is not None:
-            source = source.moved(matrix)
-        bends = matrix is None and warp is not None
-        offset = None if bends else voxel_offset(source, grid)
-        if offset is not None:
-            parts = overlap(offset, source.shape, grid.shape)
-            if parts is None:
-                lost += int(np.count_nonzero(mask))
-                continue
-            inner, outer = parts
-            lost += int(np.count_nonzero(mask) - np.count_nonzero(mask[inner]))
-            mask = mask[inner]
-        else:
-            outer = (slice(None),) * 3
-            if not bends:
-                lost += _outside(mask, source, grid)
-            mask = resampled(oriented_image(mask.view(np.uint8), source), grid, warp if bends else None) > 0
-        target = labels[outer]
-        hidden += int(np.count_nonzero(target[mask]))
-        target[mask] = value
-    return labels, lost, hidden
-
-
-def _outside(mask: np.ndarray, source: Grid, grid: Grid) -> int:
-    """How many voxels of a mask have their centre outside a grid."""
-    k, j, i = np.nonzero(mask)
-    x, y, z = np.linalg.inv(grid.ijk_to_ras)[:3] @ source.ijk_to_ras @ np.stack([i, j, k, np.ones_like(i)])
-    inside = np.ones(x.shape, bool)
-    for position, n in zip((z, y, x), grid.shape):
-        inside &= (position > -0.5) & (position < n - 0.5)
-    return int(np.count_nonzero(~inside))
-
-
-def _hardened(segmentation, ids, warp, grid: Grid | None, what: str) -> tuple[np.ndarray, Grid, int]:
-    """Labels carried through a nonlinear transform into the world: on `grid`, else on the bent image's own box."""
-    own = _own_grid(segmentation, ids, what)
-    labels, _, hidden = _merged(segmentation, ids, own)
-    image = oriented_image(labels, own)
-    if grid is not None:
-        return resampled(image, grid, warp), grid, hidden
-    slicer.vtkOrientedImageDataResample.TransformOrientedImage(image, warp)
-    if image.GetPointData().GetScalars() is None or image.IsEmpty():
-        raise ForecastError(
-            f"the nonlinear transform of {what} cannot be hardened; choose a reference volume or harden it in Slicer"
-        )
-    return voxels(image).astype(np.uint8), grid_of(image), hidden
-
-
-def _values(volume, grid: Grid, matrix, warp, linear: bool, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """(values on the grid as float32, where the grid lies outside the volume)."""
-    source = grid_of_volume(volume, what)
-    if volume.GetImageData().GetNumberOfScalarComponents() != 1:
-        raise ForecastError(f"{what} has several values per voxel; choose a volume with one")
-    values = voxels(volume.GetImageData()).astype(np.float32)
-    if matrix is not None:
-        source = source.moved(matrix)
-        offset = voxel_offset(source, grid)
-        if offset == (0, 0, 0) and source.shape == grid.shape:
-            return values, np.zeros(grid.shape, bool)
-    transform = warp if matrix is None else None
-    covered = resampled(oriented_image(np.ones(source.shape, np.uint8), source), grid, transform) > 0
-    return resampled(oriented_image(values, source), grid, transform, linear), ~covered

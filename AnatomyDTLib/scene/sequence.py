@@ -13,7 +13,8 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from ..engine import Forecast
 from .geometry import Grid, oriented_image, vtk_matrix
-from .segmentation import LABELMAP, REFERENCE_GEOMETRY, SURFACE, Segment, know_conversions
+from .labelmaps import LABELMAP, REFERENCE_GEOMETRY
+from .segmentation import SURFACE, Segment, know_conversions
 from .slices import check_present
 from .surfaces import CONVERSION, Surfaces
 
