@@ -139,6 +139,24 @@ def test_maps_in_a_folder_of_their_own(tmp_path):
         read_ucsf(tmp_path)
 
 
+def test_the_benchmark_opens_the_collection_and_a_folder_of_cases_alike(collection, tmp_path, capsys):
+    from AnatomyDTLib import cli
+    from AnatomyDTLib.learning.folders import write_folder
+    from AnatomyDTLib.learning.sources import Source
+
+    for folder in (collection, collection / "UCSF_POSTOP_GLIOMA_DATASET_FINAL_v1.0"):
+        data = Source.of("folder", 0, str(folder), trim=True, spacing_mm=[1.0, 2.0, 2.0]).open()
+        assert (data.name, data.spacing_mm, data.shape) == ("ucsf", (1.0, 2.0, 2.0), (7, 6, 6))
+    command = ("benchmark", collection, "--methods", "persistence", "fisher-kpp", "--folds", 3, "--steps", 1, "--trials", 1)
+    assert cli.main([*map(str, (*command, "--processes", 1, "--out", tmp_path / "out"))]) == 0
+    shown = capsys.readouterr().out
+    assert "## ucsf: methods" in shown and "3 cases of 7 x 13 x 12 voxels" in shown and "| Fisher-KPP" in shown
+    # a copy with case.json files is read by them
+    write_folder(Source.of("folder", 0, str(collection)).open(), tmp_path / "copy")
+    (tmp_path / "copy" / "100001").mkdir()
+    assert len(Source.of("folder", 0, str(tmp_path / "copy")).open()) == 3
+
+
 def test_folds_never_split_a_patient(collection):
     data = read_ucsf(collection)
     for train, validation, test in data.folds(3, 1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -82,7 +83,13 @@ def _source(arguments) -> Source:
         for option in ("cases", "size", "brains"):
             if getattr(arguments, option):
                 raise BenchmarkError(f"--{option} is for generated data; a folder is taken as it is")
-        return Source.of("folder", 0, str(Path(kind).resolve()))
+        size = arguments.spacing
+        if size is not None and (len(size) not in (1, 2, 3) or not all(0 < h < math.inf for h in size)):
+            raise BenchmarkError(f"--spacing takes one, two or three voxel edges above 0 mm, not {' '.join(map(str, size))}")
+        wanted = {} if size is None else {"spacing_mm": list(size) * (3 if len(size) == 1 else 1)}
+        return Source.of("folder", 0, str(Path(kind).resolve()), trim=True, **wanted)
+    if arguments.spacing is not None:
+        raise BenchmarkError("--spacing is for a folder of cases; generated ones have --size")
     if (kind == "brains") != bool(arguments.brains):
         raise BenchmarkError("the dataset brains needs --brains FOLDER, label maps of healthy brains" if kind == "brains" else "--brains is for the dataset brains")
     options = {"seed": arguments.seed}

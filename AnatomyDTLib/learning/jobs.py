@@ -11,6 +11,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,10 @@ from .. import __version__
 from . import evaluation, methods, training
 from .cases import Case, Dataset
 from .sources import Source
+
+
+# Cases per step: as many as have this many voxels together, at most 8. A network of full width keeps some 2 kB a voxel.
+MOST_VOXELS, MOST_CASES = 1 << 20, 8
 
 
 class BenchmarkError(ValueError):
@@ -129,7 +134,7 @@ def run(job: Job) -> dict:
     dataset = opened(job.source)
     train, validation, test = split(dataset, job)
     seed = int(np.random.default_rng((job.seed, job.fold, 77)).integers(2 ** 31))
-    model, config = methods.build(job.method, dataset, job.settings, {**job.training, "seed": seed})
+    model, config = methods.build(job.method, dataset, job.settings, {"batch_size": _together(dataset), **job.training, "seed": seed})
     record = {"job": json.loads(job.to_json()), "parameters": sum(p.numel() for p in model.parameters()), "train": len(train)}
     if record["parameters"]:
         own = thinned(dataset, job.kept_visits, job.seed)
@@ -147,7 +152,7 @@ def run(job: Job) -> dict:
     if len(other) != len(dataset):
         raise BenchmarkError("training and test data must hold the same patients in the same order")
     began = time.process_time()
-    predicted = training.predict(model, other, test, longest_step_days=config.longest_step_days)
+    predicted = training.predict(model, other, test, batch_size=_together(other), longest_step_days=config.longest_step_days)
     record["seconds_inference"] = (time.process_time() - began) / len(test)
     record["cases"] = scored(other, predicted)
     record["variants"] = {name: _varied(model, dataset, test, config, change) for name, change in job.variants.items()}
@@ -161,11 +166,17 @@ def _varied(model, dataset, test, config, change: dict) -> list[dict]:
         assert hasattr(model, name), name
         setattr(model, name, value)
     other = opened(Source(**change["tested"])) if "tested" in change else dataset
-    return scored(other, training.predict(model, other, test, longest_step_days=change.get("longest_step_days", config.longest_step_days)))
+    days = change.get("longest_step_days", config.longest_step_days)
+    return scored(other, training.predict(model, other, test, batch_size=_together(other), longest_step_days=days))
+
+
+def _together(dataset: Dataset) -> int:
+    """Cases that are held side by side."""
+    return max(1, min(MOST_CASES, MOST_VOXELS // math.prod(dataset.shape)))
 
 
 def _validated(model, dataset, validation) -> float:
-    rows = scored(dataset, training.predict(model, dataset, validation), topology=False)
+    rows = scored(dataset, training.predict(model, dataset, validation, batch_size=_together(dataset)), topology=False)
     return float(np.mean([np.mean([s["dice"] for s in row["scores"]]) for row in rows]))
 
 

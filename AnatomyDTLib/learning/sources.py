@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 
 from .cases import DataError, Dataset
 
@@ -14,7 +15,8 @@ GENERATED = ("voronoi", "vessel", "brains")
 class Source:
     """kind: of GENERATED, or "folder"; count: how many cases to generate
 
-    options: JSON text of the generator's settings that differ from its defaults, the seed among them
+    options: JSON text of the generator's settings that differ from its defaults, the seed among them; of a folder what
+        `read_cases` takes by name
     folder: of cases, or of the healthy brains that gliomas are put into
     """
 
@@ -53,9 +55,23 @@ class Source:
             from .gliomas import GliomaSettings, gliomas
 
             return gliomas(self.folder, self.count, _settings(GliomaSettings, options))
-        from .folders import read_folder
+        return read_cases(self.folder, **options)
 
-        return read_folder(self.folder)
+
+def read_cases(folder, spacing_mm=None, trim: bool = False) -> Dataset:
+    """The dataset in a folder, whether of `case.json` files (`folders.read_folder`) or of UCSF-ALPTDG (`ucsf.read_ucsf`).
+
+    spacing_mm: voxel size (z, y, x) that all is brought to, None: that of the files; trim: cut each case to its labels
+    Raises DataError.
+    """
+    from .folders import CASE_FILE, read_folder
+    from .ucsf import is_ucsf, read_ucsf
+
+    spacing = None if spacing_mm is None else tuple(spacing_mm)
+    # a collection that was described by case.json files is read by them
+    if is_ucsf(folder) and next(Path(folder).rglob(CASE_FILE), None) is None:
+        return read_ucsf(folder, spacing_mm=spacing, trim=trim)
+    return read_folder(folder, spacing, trim)
 
 
 def _settings(cls, options: dict):

@@ -31,6 +31,7 @@ TISSUES = ("white", "grey", "csf", "ventricle")      # of SynthSeg's structures,
 DAYS_COLUMN = "Days from 1st scan to 2nd scan"
 # Published: median 65, range 18 to 413. What lies outside contradicts the data dictionary (up to 328,372 days).
 DAYS_RANGE = (1, 3650)
+_NUMBER = re.compile(r"[0-9]{6}")      # of a patient, the name of its folder
 _NOTHING = ("", "none", "na", "n/a", "nan", "null", "unknown", "-")
 _TREATMENTS = {"c": "chemotherapy", "chemo": "chemotherapy", "rt": "radiotherapy", "xrt": "radiotherapy", "n": None}
 
@@ -70,7 +71,7 @@ def read_ucsf(
     folder = _root(Path(folder))
     records = read_workbook(_workbook(folder))
     wanted = None if patients is None else {str(p) for p in patients}
-    numbers = sorted(p.name for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"[0-9]{6}", p.name))
+    numbers = sorted(p.name for p in folder.iterdir() if p.is_dir() and _NUMBER.fullmatch(p.name))
     numbers = [n for n in numbers if wanted is None or n in wanted]
     if not numbers:
         raise DataError(f"{folder.name} holds no folder of a patient asked for (100001, 100002, ...)")
@@ -210,10 +211,18 @@ def _running(cell) -> tuple[str, ...] | None:
     return tuple(sorted({_TREATMENTS[w] for w in words if _TREATMENTS.get(w)}))
 
 
+def is_ucsf(folder) -> bool:
+    """Whether a folder, or the one folder of the collection in it, holds patients named as in UCSF-ALPTDG."""
+    try:
+        return any(_NUMBER.fullmatch(p.name) and p.is_dir() for p in _root(Path(folder)).iterdir())
+    except DataError:
+        return False
+
+
 def _root(folder: Path) -> Path:
     if not folder.is_dir():
         raise DataError(f"'{folder}' is not a folder; give that of UCSF-ALPTDG")
-    if any(re.fullmatch(r"[0-9]{6}", p.name) for p in folder.iterdir()):
+    if any(_NUMBER.fullmatch(p.name) for p in folder.iterdir()):
         return folder
     below = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.startswith("UCSF_POSTOP_GLIOMA_DATASET")]
     if len(below) != 1:
