@@ -81,6 +81,7 @@ class Batch:
     distances: (B, K, *S) signed distance to the border of each class at visit 0, mm, positive inside, between voxel
         centres less half a voxel, cut at REACH_VOXELS (a class that is not there has the cut everywhere)
     images: (B, I, *S) or None
+    regions: masks (*S) that operations name; None where no operation names one
     names: of the cases
     """
 
@@ -93,6 +94,7 @@ class Batch:
     distances: torch.Tensor
     grid: Grid
     images: torch.Tensor | None = None
+    regions: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,6 +147,8 @@ class Batch:
 def collate(dataset: Dataset, indices, device="cpu", longest_step_days: float = LONGEST_STEP_DAYS) -> Batch:
     """The chosen cases side by side. Raises DataError for a treatment that needs a map, which a case does not hold."""
     cases = [dataset.cases[int(i)] for i in indices]
+    for case in cases:
+        _refuse_maps(case)
     assert cases, "a batch has at least one case"
     K, visits = len(dataset.anatomy), max(len(case.days) for case in cases)
     labels = np.stack([np.concatenate((c.labels, np.repeat(c.labels[-1:], visits - len(c.days), 0))) for c in cases])
@@ -159,6 +163,12 @@ def collate(dataset: Dataset, indices, device="cpu", longest_step_days: float = 
         distances=torch.stack([_distances_of(c, K, dataset.spacing_mm) for c in cases]).to(device, torch.float32),
         grid=grid_of(cases, longest_step_days, device), images=images,
     )
+
+
+def _refuse_maps(case: Case) -> None:
+    for treatment in case.treatments:
+        if getattr(treatment, "region", None) is not None or getattr(treatment, "dose_map", None) is not None:
+            raise DataError(f"the case '{case.name}' has a treatment with a map, which learning does not read; leave region and dose_map out")
 
 
 def signed_distances(labels, K: int, spacing_mm) -> np.ndarray:
@@ -234,7 +244,7 @@ def _parts_before(edges, day) -> int:
 def _segments(case: Case, v: int) -> list[float]:
     """Edges that the stretch between visits v − 1 and v must have, both ends included."""
     start, end = case.days[v - 1], case.days[v]
-    days = {day for treatment in case.treatments for day in _boundaries(case, treatment) if start < day < end}
+    days = {day for treatment in case.treatments for day in _boundaries(treatment) if start < day < end}
     edges = [start]
     for day in sorted(days):
         if edges[-1] + DAY_TOLERANCE < day < end - DAY_TOLERANCE:
@@ -242,10 +252,8 @@ def _segments(case: Case, v: int) -> list[float]:
     return [*edges, end]
 
 
-def _boundaries(case: Case, treatment):
+def _boundaries(treatment):
     """First and last day of every block of a treatment."""
-    if getattr(treatment, "region", None) is not None or getattr(treatment, "dose_map", None) is not None:
-        raise DataError(f"the case '{case.name}' has a treatment with a map, which learning does not read; leave region and dose_map out")
     days = sorted(treatment.event_days())
     edges = [days[0], days[-1]]
     for before, after in zip(days, days[1:]):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .levels import blur
+from .smoothing import blur
 from .weights import read_tensors, write_tensors
 
 FORMAT = "anatomydt-growth-2"

@@ -1,22 +1,23 @@
-"""The learned twin: eq. 2 near its sharp interfaces, with every coefficient learned and a growth network on top.
+"""The learned twin: eq. 2 with every coefficient learned, treated, and a growth network on top. One torch module.
 
     ∂ₜp_k = ∇·(D_k ∇p_k − Σ_{j≠k} χ_kj p_k ∇p_j) + r_k + s_k                                          (eq. 2)
 
-Between label maps only the interfaces of p are seen, so they are what is solved for (`levels`), term by term:
+Label maps show the borders of p, a voxel or two wide, and visits are weeks apart; so each term is stepped by what is
+exact for it, with the operators of `physics`, on the state of `interfaces`:
 
-* Diffusion and growth of the tumor make a travelling front. Its speed in tissue j goes with sqrt(D_j rho) (Fisher 1937; the
-  sharp limit is an eikonal equation: Konukoglu et al. 2010, IEEE TMI 29:77), so between tissues it goes with sqrt(D_j); how
-  fast it is at all follows from how fast the whole tumor grows under its treatment (`burden`).
-* Cross-diffusion is a velocity v_k = Σ_j χ_kj ∇p_j. All other classes move down the tumor's gradient (χ_kT < 0, competition
-  for space), all with the same velocity: the limit of a stiff competition, as in `physics.pressure`. There it solves a
-  pressure equation whose solution beside a front falls off as exp(−d / reach); here that profile is taken, with the part of
-  the front's advance that pushes, and the reach, learned. Where a tumor recedes there is no void: the tissue beside it comes
-  back with it. The tumor itself moves along χ_Tj ∇p_j.
-* Along a wall that it does not pass (a vessel, a ventricle) a tumor may grow faster, over a learned distance.
+* Growth of the tumor, r: the logistic law, exactly (`State.reacted`, as `physics.reaction.correct`). A front of slope λ
+  (per mm) that grows at the rate r advances r / λ mm/day; r is chosen so that the front has the speed of eq. 2's own,
+  2 sqrt(D_j rho) in tissue j (Fisher 1937; as an eikonal front: Konukoglu et al. 2010, IEEE TMI 29:77), so that between
+  tissues it goes with sqrt(D_j); how fast it is at all follows from how fast the whole tumor grows and responds, s (`burden`).
+* Diffusion, D: what is left of it below the width of a border, a step of `physics.equation.Stepper`.
+* Competition for space, χ_kj = −M: the part `pushed` of the tissue that growth displaces is not destroyed but moved, by the
+  pressure of `physics.pressure` (here without fluid, `physics.screened`), whose range is learned. Where a tumor recedes there
+  is no void: the tissue comes back.
+* Attraction, χ_Tj: the tumor drifts up the gradient of tissue j.
+* Along a wall that it does not pass (a vessel, a ventricle) a tumor may grow faster.
 * Every other class may creep outward or inward by itself (a vessel's wall that thickens), at a rate that fades.
-* s_k: radiation and drugs act on the living part of the tumor; an operation leaves a cavity.
 * The growth network sees the state, its surroundings, the treatment and optional images, at every step. It gives residual
-  rates r_k, and corrects the front's speed and the push from place to place: a χ that varies in space.
+  rates r_k, and corrects the front's speed and the pushed part from place to place.
 
 Zero at initialisation, so that an untrained twin is the mechanistic model at the numbers of its anatomy.
 """
@@ -29,41 +30,47 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ..physics import screened
 from ..physics.assembly import SPARED_AROUND_TUMOR, resected
+from ..physics.equation import CrossDiffusion, Stepper
+from ..physics.pressure import advect
 from ..plan import Anatomy
 from .batches import Batch, signed_distances
 from .burden import Bounded, Burden, BurdenLaw
 from .growth import GrowthConfig, GrowthNetwork, check_trained_for, exposures
-from .levels import Tiers, blur, carried, extended, gradient, outward
+from .interfaces import SHARPNESS, Sides, State
 from .losses import total_variation
+from .smoothing import blur, extended, gradient
 from .weights import TrainingError, read_tensors
 
-FORMAT = "anatomydt-twin-1"
-# Widths in which the tumor's surroundings are looked at, mm.
-DIRECTION_MM, TISSUE_MM = 2.0, 2.0
-# Over what lengths the front's speed is carried to the voxels beside it: for the front itself, for the tissue that it pushes.
-FRONT_MM, EXTENSION_MM = 2.0, 6.0
-# Distances to the tumor that the network sees as exp(−d/length), to the other classes as tanh(d/length), mm.
-TUMOR_LENGTHS_MM, CLASS_LENGTH_MM = (3.0, 10.0, 30.0), 6.0
-# The network may change a speed or a push by this factor at most, either way.
+FORMAT = "anatomydt-twin-2"
+# Over what lengths a tissue's speed passes into the next one's, and the front's speed is carried to the voxels beside it, mm.
+TISSUE_MM, FRONT_MM = 2.0, 4.0
+# Widths in which walls are looked for beside a front, mm.
+WALLS_MM = (2.0, 5.0)
+# Distances to the tumor's border that the network sees as exp(−d/length), mm.
+TUMOR_LENGTHS_MM = (3.0, 10.0, 30.0)
+# The network may change a speed by this factor at most, either way, and the odds of pushing likewise.
 LARGEST_FACTOR = 4.0
 FASTEST_CREEP_MM_PER_DAY = 0.2
-# The level of a class that is nowhere.
-ABSENT = 60.0
+# Largest part of a voxel that crosses a face in one sweep of the push.
+COURANT = 0.9
+# Of probabilities whose log-odds a diffusion changes: beyond, there is nothing that it could bring.
+LEAST = 1e-6
 # Graphs of steps that together need more than this are computed again in the backward pass.
 GRAPH_BYTES = 2e9
 
 
 @dataclass(frozen=True)
 class TwinConfig:
-    """classes, axes, images: what it is for; width_mm: of the interfaces
+    """classes, axes, images: what it is for; width_mm: of the borders, 4 over the slope of the log-odds
 
-    The parts, each of which can be left out: diffusion (the front; without it a tumor grows in place), cross_diffusion
-    (the push and χ), growth_law, treatment (both the laws' and the network's), network
-    hidden, limit_per_day: of the growth network
+    The parts, each of which can be left out: diffusion (D: the front's speed by tissue and what is left below its width;
+    without it a tumor grows in place), cross_diffusion (the push and the attraction), growth_law, treatment (both the
+    laws' and the network's), network
+    hidden, blurs_mm, limit_per_day: of the growth network
     """
 
     classes: tuple[str, ...]
@@ -75,8 +82,23 @@ class TwinConfig:
     growth_law: bool = True
     treatment: bool = True
     network: bool = True
-    hidden: int = 32
+    hidden: int = 24
+    blurs_mm: tuple[float, ...] = (2.0, 6.0)
     limit_per_day: float = 0.2
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What a step is told: radius, advance, come: (B,) mm, of the whole tumor's front; start, dt: (B,) days; exposed: (B, 4)."""
+
+    radius: torch.Tensor
+    advance: torch.Tensor
+    come: torch.Tensor
+    start: torch.Tensor
+    dt: torch.Tensor
+    exposed: torch.Tensor
+    images: torch.Tensor | None
+    spacing_mm: tuple[float, ...]
 
 
 class AnatomyTwin(nn.Module):
@@ -84,41 +106,39 @@ class AnatomyTwin(nn.Module):
 
     name = "AnatomyDT"
     # The physical numbers are few and far from linear: they learn faster than the network's weights.
-    rates = {"growth.": 1.0, "chi": 1.0, "creep": 1.0, "": 20.0}
+    rates = {"growth.": 1.0, "attraction": 1.0, "creep": 1.0, "": 20.0}
 
     def __init__(self, anatomy: Anatomy, config: TwinConfig):
         super().__init__()
         assert config.classes == anatomy.names and config.axes in (2, 3)
         if not anatomy.tumors:
             raise TrainingError("the twin needs a class with the role tumor or edema")
-        self.anatomy, self.config, self.tiers = anatomy, config, Tiers.of(anatomy)
-        self.tumors = list(anatomy.tumors)
-        self.others = [k for k in range(len(anatomy)) if k not in self.tumors]
-        self.still = list(anatomy.with_role("background", "barrier"))
+        self.anatomy, self.config, self.sides = anatomy, config, Sides.of(anatomy)
+        if not self.sides.hosts_at:
+            raise TrainingError("the twin needs a tissue that the tumor may grow into, such as white matter or an organ")
+        sides = self.sides
         self.law = BurdenLaw(anatomy, config.axes, config.treatment)
-        D = torch.tensor([anatomy.tissues[k].diffusivity_mm2_per_day or 0.0 for k in self.others])
+        D = torch.tensor([anatomy.tissues[sides.rest[i]].diffusivity_mm2_per_day or 0.0 for i in sides.hosts_at])
         typical = float(D[D > 0].mean()) if bool((D > 0).any()) else 0.1
         self.diffusivity = Bounded(1e-3, 10.0, torch.where(D > 0, D, torch.full_like(D, 0.3 * typical)))
         self.register_buffer("typical", torch.tensor(typical))
-        self.push = nn.Parameter(torch.tensor(0.0))
-        self.closing = nn.Parameter(torch.tensor(2.0))
-        self.reach_mm = Bounded(2.0, 100.0, 15.0)
-        self.walls = [k for k in self.others if k not in self.tiers.hosts and k not in self.still]
-        self.along = nn.Parameter(torch.zeros(len(self.walls)))
-        self.along_mm = Bounded(1.0, 30.0, torch.full((len(self.walls),), 5.0))
-        self.chi = nn.Parameter(torch.zeros(len(self.others)))
-        self.creep = nn.Parameter(torch.zeros(len(self.others)))
-        self.creep_days = Bounded(5.0, 1000.0, torch.full((len(self.others),), 60.0))
-        self.sharpness = Bounded(1.0, 10.0, 1.5)
+        self.below_mm2_per_day = Bounded(1e-4, 0.1, 2e-3)
+        self.pushed, self.returning = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(2.0))
+        self.range_mm = Bounded(2.0, 200.0, 40.0)
+        self.attraction = nn.Parameter(torch.zeros(len(sides.hosts_at)))
+        self.walls = [i for i in sides.others_at if i not in sides.still_at]
+        self.along = nn.Parameter(torch.zeros(len(WALLS_MM), len(self.walls)))
+        self.creep = nn.Parameter(torch.zeros(len(sides.rest)))
+        self.creep_days = Bounded(5.0, 1000.0, torch.full((len(sides.rest),), 60.0))
         self.growth = GrowthNetwork(GrowthConfig(
-            anatomy.names, config.axes, config.images, context=len(anatomy) + len(TUMOR_LENGTHS_MM), numbers=5, extra=2,
-            width=config.hidden, limit_per_day=config.limit_per_day,
+            anatomy.names, config.axes, config.images, context=len(TUMOR_LENGTHS_MM), numbers=5, extra=2,
+            width=config.hidden, blurs_mm=config.blurs_mm, limit_per_day=config.limit_per_day,
         )) if config.network else None
         self.variation = None
 
     @classmethod
     def of(cls, dataset, seed: int = 0, **settings) -> AnatomyTwin:
-        """A twin for a dataset, with interfaces two voxels wide; seed: of the network's first weights."""
+        """A twin for a dataset, with borders two voxels wide; seed: of the network's first weights."""
         torch.manual_seed(seed)
         images = dataset.cases[0].images
         config = TwinConfig(
@@ -126,18 +146,27 @@ class AnatomyTwin(nn.Module):
         )
         return cls(dataset.anatomy, replace(config, **settings))
 
+    @property
+    def slope(self) -> float:
+        """λ of the log-odds at a border, per mm."""
+        return 4 / self.config.width_mm
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, V − 1, K, *S)"""
+        return torch.stack([state.probabilities() for state in self.rollout(batch)], 1)
+
+    def rollout(self, batch: Batch, told=None):
+        """Yields the `State` on every later visit; told: called with the part of the steps that is done."""
         grid = batch.grid
-        psi = 4 / self.config.width_mm * batch.distances
+        state = State.of(self.sides, batch.distances, self.slope)
         burden = self.law.begin(self._radius_mm(batch.states[:, 0], batch.spacing_mm))
         given_gy, given_kill = torch.zeros_like(grid.dt[0]), torch.zeros_like(grid.dt[0])
-        keep = not torch.is_grad_enabled() or self._graph_bytes(psi) * len(grid) < GRAPH_BYTES
-        self.variation = psi.new_zeros(())
-        visits, states = set(grid.visits), []
-        # how far the front has come since the first visit (or the last operation), and the furthest it had come; mm
-        come = furthest = torch.zeros_like(grid.dt[0])
-        psi, burden, _ = self._operated(psi, burden, batch, 0)
+        keep = not torch.is_grad_enabled() or self._graph_bytes(batch.distances) * len(grid) < GRAPH_BYTES
+        self.variation = batch.distances.new_zeros(())
+        visits = set(grid.visits)
+        # how far the front has come since the first visit, or the last operation; mm
+        come = torch.zeros_like(grid.dt[0])
+        state, burden, _ = self._operated(state, burden, batch, 0)
         for step in range(len(grid)):
             dt, radius = grid.dt[step], self.law.radius_mm(burden)
             burden = self.law.step(burden, dt, grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
@@ -146,17 +175,17 @@ class AnatomyTwin(nn.Module):
             exposed = exposures(given_gy, grid.dose_gy[step], given_kill, grid.drug[step], dt)
             if not self.config.treatment:
                 exposed = torch.zeros_like(exposed)
-            inputs = (psi, radius, advance, come, furthest, grid.start[step], dt, exposed, batch.images, batch.spacing_mm)
-            psi, variation = self._step(*inputs) if keep else checkpoint(
-                self._step, *inputs, use_reentrant=False, preserve_rng_state=False)
+            now = _Now(radius, advance, come, grid.start[step], dt, exposed, batch.images, batch.spacing_mm)
+            state, variation = self._step(state, now) if keep else checkpoint(
+                self._step, state, now, use_reentrant=False, preserve_rng_state=False)
             self.variation = self.variation + variation / len(grid)
             come = come + advance
-            furthest = torch.maximum(furthest, come)
-            psi, burden, whole = self._operated(psi, burden, batch, step + 1)
-            come, furthest = come * whole, furthest * whole
+            state, burden, whole = self._operated(state, burden, batch, step + 1)
+            come = come * whole
+            if told is not None:
+                told((step + 1) / len(grid))
             if step + 1 in visits:
-                states.append(self.tiers.decode(psi, self.sharpness()))
-        return torch.stack(states, 1)
+                yield state
 
     def growth_variation(self) -> torch.Tensor:
         """TV of the growth map over the last forward, mean over its steps."""
@@ -164,103 +193,130 @@ class AnatomyTwin(nn.Module):
 
     # ---- one step
 
-    def _step(self, psi, radius, advance, come, furthest, start, dt, exposed, images, spacing_mm):
-        """One step: (levels, TV of the growth map).
-
-        radius, advance: (B,) mm, of the whole tumor, and how far its front comes where D is typical
-        come, furthest: (B,) mm, how far it has come by now, and the furthest it had come
-        """
+    def _step(self, state: State, now: _Now) -> tuple[State, torch.Tensor]:
+        """One step: (state, TV of the growth map)."""
         config = self.config
-        tumor = psi[:, self.tumors].amax(1, keepdim=True)
-        distance = tumor * (config.width_mm / 4)
-        speed, push = torch.zeros_like(tumor), torch.zeros_like(tumor)
-        change, variation = torch.zeros_like(psi), psi.new_zeros(())
+        speed = push = None
+        variation = state.u.new_zeros(())
         if self.growth is not None:
-            context = [torch.tanh(psi * (config.width_mm / 4 / CLASS_LENGTH_MM))]
-            context += [torch.exp(-distance.abs() / length) for length in TUMOR_LENGTHS_MM]
-            days = dt.clamp(min=1.0)
-            numbers = (torch.log(radius / 12), torch.tanh(5 * advance / days), torch.sign(advance), come / 12, start / 100)
-            p = self.tiers.decode(psi, self.sharpness())
-            rates, extra = self.growth(p, exposed, images, spacing_mm=spacing_mm, context=torch.cat(context, 1),
-                                       numbers=torch.stack(numbers, 1))
-            bound = math.log(LARGEST_FACTOR)
-            speed, push = (bound * torch.tanh(e / bound) for e in extra.split(1, 1))
-            change, variation = rates * _each(dt, rates), total_variation(rates, spacing_mm)
+            state, speed, push, variation = self._corrected(state, now)
         if config.diffusion:
-            psi = self._transported(psi, advance, come, furthest, dt, distance, speed, push, spacing_mm)
+            advance = self._advance_mm(state, now, speed)
+            grown = self._drifted(replace(state, u=state.u + self.slope * advance), now)
+            grown = self._diffused(grown, now)
         elif config.growth_law:
             # without a front the tumor's growth is a rate in place
-            grown = torch.zeros_like(psi)
-            grown[:, self.tumors] = _each(config.axes * torch.log1p(advance / radius), psi)
-            change = change + grown
-        if self.growth is not None or not config.diffusion:
-            psi = self.tiers.react(psi, change, self.sharpness())
-        return psi + self._crept(psi, start, dt), variation
-
-    def _transported(self, psi, advance, come, furthest, dt, distance, speed, push, spacing_mm):
-        """The front moves by c n, all other tissue by a part of it that falls off as exp(−|d|/reach), n the tumor's normal.
-
-        c = sqrt(D/D_typical) e^(speed + Σ_j along_j exp(−d_j/l_j)) times the advance, in mm, d_j the distance to a wall that it
-        does not pass. It recedes the way it came; inside its first extent it does so everywhere alike. The part: `push`
-        where the front is further than ever, `closing` where it recedes or comes back.
-        """
-        config = self.config
-        tumor = psi[:, self.tumors].amax(1, keepdim=True)
-        without_tumor = self._tissue(psi)
-        tissue = (without_tumor[:, self.others] * _across(self.diffusivity(), psi)).sum(1, keepdim=True)
-        factor = blur(torch.sqrt(tissue / self.typical), TISSUE_MM, spacing_mm) * torch.exp(speed)
-        if self.walls:
-            outside = functional.relu(psi[:, self.walls] * (-config.width_mm / 4))
-            nearness = torch.exp(-outside / _across(self.along_mm(), psi))
-            factor = factor * torch.exp((_across(self.along, psi) * nearness).sum(1, keepdim=True))
-        front = torch.sigmoid(tumor) * torch.sigmoid(-tumor) + 1e-12
-        after = come + advance
-        by_tissue = _each(functional.relu(after) - functional.relu(come), psi)
-        alike = _each(advance, psi) - by_tissue
-        direction = outward(distance, DIRECTION_MM, spacing_mm) * (1 - self._still(psi))
-        moved = [None] * psi.shape[1]
-        u = (extended(factor, front, FRONT_MM, spacing_mm) * by_tissue + alike) * direction
+            rate = config.axes * torch.log1p(now.advance / now.radius)
+            grown = replace(state, u=state.u + _each(rate, state.u))
+        else:
+            grown = state
         if config.cross_diffusion:
-            beside = extended(factor, front, EXTENSION_MM, spacing_mm)
-            new = beside * _each(functional.relu(after - furthest), psi)
-            part = torch.sigmoid(self.push + push) * new + torch.sigmoid(self.closing) * (beside * by_tissue + alike - new)
-            pushed = [k for k in self.others if k not in self.still]
-            carrying = direction * part * torch.exp(-distance.abs() / self.reach_mm())
-            for i, level in zip(pushed, carried(psi[:, pushed], carrying, spacing_mm).unbind(1)):
-                moved[i] = level
-            attracting = (without_tumor[:, self.others] * _across(self.chi, psi)).sum(1, keepdim=True)
-            u = u + _each(dt, psi) * gradient(blur(attracting, TISSUE_MM, spacing_mm)[:, 0], spacing_mm) * (1 - self._still(psi))
-        for i, level in zip(self.tumors, carried(psi[:, self.tumors], u, spacing_mm).unbind(1)):
-            moved[i] = level
-        return torch.stack([psi[:, k] if level is None else level for k, level in enumerate(moved)], 1)
+            grown = self._pushed(state, grown, now, push)
+        return self._crept(grown, now), variation
 
-    def _tissue(self, psi):
-        """What would be in each voxel if the tumor had not come: (B, K, *S), 0 for the tumor classes."""
-        absent = psi.clone()
-        absent[:, self.tumors] = -ABSENT
-        return self.tiers.decode(absent, 1.0)
+    def _corrected(self, state, now):
+        """The growth network: the state after its residual rates, its two further outputs, and the TV of its rates."""
+        days = now.dt.clamp(min=1.0)
+        numbers = torch.stack((
+            torch.log(now.radius / 12), torch.tanh(5 * now.advance / days), torch.sign(now.advance), now.come / 12, now.start / 100), 1)
+        distance = state.u.abs() / self.slope
+        context = torch.stack([torch.exp(-distance / length) for length in TUMOR_LENGTHS_MM], 1)
+        rates, extra = self.growth(
+            state.probabilities(), now.exposed, now.images, spacing_mm=now.spacing_mm, context=context, numbers=numbers)
+        bound = math.log(LARGEST_FACTOR)
+        speed, push = (bound * torch.tanh(e / bound) for e in extra.unbind(1))
+        return state.reacted(rates * _each(now.dt, rates)), speed, push, total_variation(rates, now.spacing_mm)
 
-    def _crept(self, psi, start, dt):
-        """Change of the levels of the classes that creep: a speed in mm/day that fades with the days, over a level's slope."""
+    def _advance_mm(self, state, now, speed):
+        """How far the nearest part of the front comes in this step, (B, *S) mm.
+
+        sqrt(D / D_typical) e^(speed + Σ along · nearness) times the advance where D is typical, at the front; beside it the
+        same as there, so that the log-odds stay a distance.
+        """
+        hosts = state.c[:, list(self.sides.hosts_at)]
+        speeds = torch.sqrt(self.diffusivity() / self.typical)
+        both = blur(torch.stack(((hosts * _across(speeds, hosts)).sum(1), hosts.sum(1)), 1), TISSUE_MM, now.spacing_mm)
+        factor = both[:, :1] / (both[:, 1:] + LEAST)
+        if speed is not None:
+            factor = factor * torch.exp(speed.unsqueeze(1))
+        if self.walls:
+            near = sum(
+                (blur(state.c[:, self.walls], width, now.spacing_mm) * _across(weight, hosts)).sum(1, keepdim=True)
+                for width, weight in zip(WALLS_MM, self.along))
+            factor = factor * torch.exp(near)
+        front = (torch.sigmoid(state.u) * torch.sigmoid(-state.u)).unsqueeze(1) + 1e-12
+        return _each(now.advance, state.u) * extended(factor, front, FRONT_MM, now.spacing_mm)[:, 0]
+
+    def _drifted(self, state, now):
+        """After the attraction: ∂ₜp = −∇·(χ_Tj p ∇p_j), for log-odds their transport with Σ_j χ_Tj ∇c_j."""
+        if not self.config.cross_diffusion:
+            return state
+        hosts = state.c[:, list(self.sides.hosts_at)]
+        field = blur((hosts * _across(self.attraction, hosts)).sum(1, keepdim=True), TISSUE_MM, now.spacing_mm)[:, 0]
+        along = (gradient(field, now.spacing_mm) * gradient(state.u, now.spacing_mm)).sum(1)
+        return replace(state, u=state.u - _each(now.dt, state.u) * along)
+
+    def _diffused(self, state, now):
+        """After a diffusion step of the tumor among its hosts, by the solver of the physics."""
+        before = state.tumor_and_hosts()
+        D = (self.below_mm2_per_day() * now.dt).reshape(-1, *[1] * self.config.axes).expand_as(state.u)
+        nothing = torch.zeros_like(D)
+        equation = CrossDiffusion(now.spacing_mm, torch.stack((D, nothing, nothing), 1), ((1,), (), ()))
+        after = Stepper(equation).step(before, 1.0)
+        return replace(state, u=state.u + _log_odds(after) - _log_odds(before))
+
+    def _pushed(self, before, after, now, push):
+        """The rest of the tissue moved by the pressure of what the tumor's change displaces; the tumor's own border stays."""
+        up, down = (parameter if push is None else parameter + push for parameter in (self.pushed, self.returning))
+        part = torch.where(_each(now.advance, after.u) >= 0, torch.sigmoid(up), torch.sigmoid(down))
+        room = after.room
+        source = part * room * (torch.sigmoid(after.u) - torch.sigmoid(before.u))
+        pressure = screened.solve(source, self.range_mm(), now.spacing_mm)
+        still = list(self.sides.still_at)
+        moving = [i for i in range(after.c.shape[1]) if i not in still]
+        free = 1 - after.c[:, still].sum(1) if still else None
+        c = after.c[:, moving]
+        for axis, h in enumerate(now.spacing_mm):
+            if c.shape[2 + axis] == 1:
+                continue
+            facing = pressure.movedim(1 + axis, 0)
+            volume = (facing[:-1] - facing[1:]) / h**2
+            if free is not None:
+                open_ = free.movedim(1 + axis, 0)
+                volume = volume * torch.minimum(open_[:-1], open_[1:])
+            sweeps = max(1, math.ceil(float(volume.detach().abs().max()) / COURANT))
+            classes = c.transpose(0, 1).movedim(2 + axis, 0)
+            for _ in range(sweeps):
+                classes = advect(classes, (volume / sweeps).unsqueeze(1))
+            c = classes.movedim(0, 2 + axis).transpose(0, 1)
+        total = c.sum(1, keepdim=True)
+        c = c / torch.where(total > 0, total, torch.ones_like(total))
+        if free is None:
+            return replace(after, c=c)
+        columns: list = [None] * after.c.shape[1]
+        for j, i in enumerate(moving):
+            columns[i] = c[:, j] * free
+        for i in still:
+            columns[i] = after.c[:, i]
+        return replace(after, c=torch.stack(columns, 1))
+
+    def _crept(self, state, now):
+        """Every class of the rest comes forward by a speed in mm/day that fades with the days: its log-odds by λ times the way."""
         fading = self.creep_days()
-        days = fading * torch.exp(-start[:, None] / fading) * -torch.expm1(-dt[:, None] / fading)
-        crept = psi.new_zeros(psi.shape[:2])
-        crept[:, self.others] = FASTEST_CREEP_MM_PER_DAY * torch.tanh(self.creep) * days * (4 / self.config.width_mm)
-        return crept.reshape(*crept.shape, *[1] * self.config.axes)
-
-    def _still(self, psi):
-        """The part of each voxel that no push moves, (B, 1, *S)."""
-        return torch.sigmoid(psi[:, self.still].amax(1, keepdim=True)) if self.still else psi.new_zeros(())
+        days = fading * torch.exp(-now.start[:, None] / fading) * -torch.expm1(-now.dt[:, None] / fading)
+        way = FASTEST_CREEP_MM_PER_DAY * torch.tanh(self.creep) * days
+        c = state.c * torch.exp(SHARPNESS * self.slope * way).reshape(*way.shape, *[1] * self.config.axes)
+        return replace(state, c=c / c.sum(1, keepdim=True))
 
     # ---- the whole tumor
 
     def _radius_mm(self, state, spacing_mm):
         """(B,) radius of the disc or ball as large as the tumor of a state; a voxel at least."""
-        size = state[:, self.tumors].flatten(1).sum(1).clamp(min=1.0) * math.prod(spacing_mm)
+        size = state[:, list(self.sides.tumors)].flatten(1).sum(1).clamp(min=1.0) * math.prod(spacing_mm)
         return torch.sqrt(size / math.pi) if self.config.axes == 2 else (0.75 * size / math.pi) ** (1 / 3)
 
-    def _operated(self, psi, burden: Burden, batch: Batch, steps: int):
-        """Levels, burden and (B,) 0 for an operated case, 1 for others; the mask is found without gradients."""
+    def _operated(self, state: State, burden: Burden, batch: Batch, steps: int):
+        """State, burden and (B,) 0 for an operated case, 1 for others; the mask is found without gradients."""
         whole = torch.ones_like(burden.dead)
         for due, case, surgery in batch.grid.resections:
             if due != steps or not self.config.treatment:
@@ -268,45 +324,43 @@ class AnatomyTwin(nn.Module):
             cavity = self.anatomy.with_role("cavity")
             if not cavity:
                 raise TrainingError(f"the case '{batch.names[case]}' has a surgery but no tissue has the role cavity")
-            labels = self.tiers.decode(psi[case : case + 1].detach(), self.sharpness().detach())[0].argmax(0).cpu().numpy()
-            visible = torch.from_numpy(labels == self.tumors[0])
-            for k in self.tumors[1:]:
-                visible |= torch.from_numpy(labels == k)
-            mask = torch.from_numpy(resected(visible.numpy(), batch.spacing_mm, None, surgery.extent, surgery.margin_mm))
-            for k in self.anatomy.with_role(*SPARED_AROUND_TUMOR):
-                mask &= torch.from_numpy(labels != k)
+            labels = state.probabilities()[case].detach().argmax(0).cpu()
+            visible = torch.isin(labels, torch.tensor(self.sides.tumors))
+            region = None if surgery.region is None else batch.regions[surgery.region]
+            mask = torch.from_numpy(resected(visible.numpy(), batch.spacing_mm, region, surgery.extent, surgery.margin_mm))
+            mask &= ~torch.isin(labels, torch.tensor(self.anatomy.with_role(*SPARED_AROUND_TUMOR), dtype=labels.dtype))
             if not bool(mask.any()):
                 continue
-            level = 4 / self.config.width_mm * torch.from_numpy(signed_distances(mask.numpy(), 2, batch.spacing_mm)[1]).to(psi)
-            new = list(psi[case].unbind(0))
             if surgery.residual_fraction == 0:
-                new[cavity[0]] = torch.maximum(new[cavity[0]], level)
-            for k in self.tumors:
-                remains = math.log(max(surgery.residual_fraction, 1e-6))
-                new[k] = torch.minimum(new[k], -level) if surgery.residual_fraction == 0 else new[k] + remains * mask.to(psi)
-            psi = torch.cat((psi[:case], torch.stack(new).unsqueeze(0), psi[case + 1 :]))
+                distance = torch.from_numpy(signed_distances(mask.numpy(), 2, batch.spacing_mm)[1]).to(state.u)
+                state = state.with_cavity(case, self.sides.rest.index(cavity[0]), distance, self.slope)
+            else:
+                remains = math.log(max(surgery.residual_fraction, LEAST))
+                state = state.replaced(case, state.u[case] + remains * mask.to(state.u), state.c[case])
             kept = 1 - float((mask & visible).sum()) / max(int(visible.sum()), 1) * (1 - surgery.residual_fraction)
-            burden = self.law.cut(burden, torch.where(whole.new_tensor(range(len(psi))) == case, kept, 1.0))
+            burden = self.law.cut(burden, torch.where(whole.new_tensor(range(len(whole))) == case, kept, 1.0))
             whole[case] = 0.0
-        return psi, burden, whole
+        return state, burden, whole
 
     # ---- what it takes, what it has learned, where it is kept
 
-    def _graph_bytes(self, psi) -> int:
-        """About what one step keeps for the backward pass: some twenty fields of a class, four of a hidden channel."""
-        fields = 20 * psi.shape[1] + (4 * self.config.hidden if self.growth is not None else 0)
-        return 4 * fields * psi[:, 0].numel()
+    def _graph_bytes(self, distances) -> int:
+        """About what one step keeps for the backward pass: fields of a class, and four of a hidden channel."""
+        fields = 40 * distances.shape[1] + (4 * self.config.hidden if self.growth is not None else 0)
+        return 4 * fields * distances[:, 0].numel()
 
     def physical(self) -> dict[str, object]:
         """What was learned, in physical units, by name."""
-        each = [self.anatomy.tissues[k].name for k in self.others]
+        names = [self.anatomy.tissues[k].name for k in self.sides.rest]
+        hosts = [names[i] for i in self.sides.hosts_at]
         creep = FASTEST_CREEP_MM_PER_DAY * torch.tanh(self.creep.detach())
+        along = {names[i]: self.along[:, j].tolist() for j, i in enumerate(self.walls)}
         return {
-            **self.law.values(), "reach_mm": float(self.reach_mm().detach()), "pushed_part": float(torch.sigmoid(self.push.detach())),
-            "closing_part": float(torch.sigmoid(self.closing.detach())),
-            "diffusivity_mm2_per_day": dict(zip(each, self.diffusivity().tolist())),
-            "along_walls": dict(zip([self.anatomy.tissues[k].name for k in self.walls], self.along.tolist())),
-            "chi_mm2_per_day": dict(zip(each, self.chi.tolist())), "creep_mm_per_day": dict(zip(each, creep.tolist())),
+            **self.law.values(), "range_mm": float(self.range_mm().detach()), "pushed_part": float(torch.sigmoid(self.pushed.detach())),
+            "returning_part": float(torch.sigmoid(self.returning.detach())),
+            "diffusivity_mm2_per_day": dict(zip(hosts, self.diffusivity().tolist())),
+            "below_mm2_per_day": float(self.below_mm2_per_day().detach()), "along_walls": along,
+            "chi_mm2_per_day": dict(zip(hosts, self.attraction.tolist())), "creep_mm_per_day": dict(zip(names, creep.tolist())),
         }
 
     def metadata(self) -> dict[str, str]:
@@ -324,7 +378,7 @@ def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
     state, meta = read_tensors(path, FORMAT, "twin")
     try:
         values = json.loads(meta["twin"])
-        config = TwinConfig(**{**values, "classes": tuple(values["classes"])})
+        config = TwinConfig(**{**values, "classes": tuple(values["classes"]), "blurs_mm": tuple(values["blurs_mm"])})
         roles = json.loads(meta["roles"])
     except (KeyError, TypeError, ValueError):
         raise TrainingError(f"the weights file {path} is damaged: its header cannot be read") from None
@@ -339,8 +393,14 @@ def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
     return twin.eval()
 
 
+def _log_odds(p):
+    """Of tumor against hosts, within what a diffusion can change; p: (B, 3, *S)."""
+    tumor, hosts = p[:, 0], p[:, 1]
+    return torch.logit((tumor / (tumor + hosts).clamp(min=LEAST)).clamp(LEAST, 1 - LEAST))
+
+
 def _each(values, like):
-    """(B,) numbers against fields (B, C, *S)."""
+    """(B,) numbers against fields (B, *S) or (B, C, *S)."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
