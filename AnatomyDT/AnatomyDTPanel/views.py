@@ -104,6 +104,8 @@ class Views:
         layout = slicer.app.layoutManager()
         if layout is not None:
             self._changeLayout(
+                # The panel says that the table is there, and is painted with it.
+                lambda: None,
                 lambda: layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView),
                 lambda: self._fillTableView(table))
 
