@@ -185,14 +185,15 @@ def plan_of(source, **changes):
 
 def test_extrapolation_trains_on_one_kind_of_case_and_tests_on_another():
     found = {point.place: job for point, job in sweeps.jobs("extrapolation", plan_of(SOURCE), {"persistence": {}}) if job.fold == 0}
-    later = found["180 days"]
-    assert {case.days[-1] for case in jobs.opened(later.tested).cases} == {180.0}
+    assert len(found) == 2                       # a model is trained once and scored on both
+    later, both = found["30 to 90 days, as trained"], found["single treatments, as trained"]
+    tested = {name: jobs.opened(Source(**change["tested"])) for job in found.values() for name, change in job.variants.items()}
+    assert {case.days[-1] for case in tested["180 days"].cases} == {180.0}
     assert max(case.days[-1] for case in jobs.opened(later.source).cases) <= 90
-    both = found["both treatments together"]
-    assert {len(case.treatments) for case in jobs.opened(both.tested).cases} == {2}
+    assert {len(case.treatments) for case in tested["both treatments together"].cases} == {2}
     assert max(len(case.treatments) for case in jobs.opened(both.source).cases) <= 1
     # the same patients: whom a fold tests, it has not trained on
-    for a, b in zip(jobs.opened(both.source).cases, jobs.opened(both.tested).cases):
+    for a, b in zip(jobs.opened(both.source).cases, tested["both treatments together"].cases):
         assert a.patient == b.patient and np.array_equal(a.labels[0], b.labels[0])
 
 

@@ -42,7 +42,7 @@ class BenchmarkError(ValueError):
 class Job:
     """study, row: where its result belongs; method: key of `methods.METHODS`
 
-    source: the data to train on; tested: the data to test on, case by case the same patients (None: `source`)
+    source: the data to train and test on
     fold, folds, seed: of the split by patient; train_cases: how many of the fold's own, None for all
     kept_visits: chance that a later visit of a training case is there (the last one that is left always is)
     settings: of the method; training: of `training.TrainConfig`, what differs from its defaults
@@ -58,7 +58,6 @@ class Job:
     fold: int = 0
     folds: int = 5
     seed: int = 0
-    tested: Source | None = None
     train_cases: int | None = None
     kept_visits: float = 1.0
     settings: dict = field(default_factory=dict)
@@ -123,7 +122,7 @@ def _at_visits(case: Case, later) -> Case:
     return replace(case, days=tuple(case.days[v] for v in at), labels=case.labels[at], truth=truth, treatments=given)
 
 
-@functools.lru_cache(maxsize=3)
+@functools.lru_cache(maxsize=8)
 def opened(source: Source) -> Dataset:
     """The data of a source, made or read once per process."""
     return source.open()
@@ -148,24 +147,23 @@ def run(job: Job) -> dict:
         record |= {"steps": 0, "best_step": 0, "validation_dice": _validated(model, dataset, validation), "seconds_training": 0.0, "curve": []}
     if job.tuning:
         return record
-    other = dataset if job.tested is None else opened(job.tested)
-    if len(other) != len(dataset):
-        raise BenchmarkError("training and test data must hold the same patients in the same order")
     began = time.process_time()
-    predicted = training.predict(model, other, test, batch_size=_together(other), longest_step_days=config.longest_step_days)
+    predicted = training.predict(model, dataset, test, batch_size=_together(dataset), longest_step_days=config.longest_step_days)
     record["seconds_inference"] = (time.process_time() - began) / len(test)
-    record["cases"] = scored(other, predicted)
+    record["cases"] = scored(dataset, predicted)
     record["variants"] = {name: _varied(model, dataset, test, config, change) for name, change in job.variants.items()}
     return record
 
 
 def _varied(model, dataset, test, config, change: dict) -> list[dict]:
-    """Scores of a changed model: "set": its attributes, "tested", "longest_step_days"."""
+    """Scores of a changed model. change: "set", its attributes; "longest_step_days"; "tested", a `Source` of other data as a
+    dict, of the same patients case by case"""
     model = copy.deepcopy(model)
     for name, value in change.get("set", {}).items():
         assert hasattr(model, name), name
         setattr(model, name, value)
     other = opened(Source(**change["tested"])) if "tested" in change else dataset
+    assert [case.patient for case in other.cases] == [case.patient for case in dataset.cases]
     days = change.get("longest_step_days", config.longest_step_days)
     return scored(other, training.predict(model, other, test, batch_size=_together(other), longest_step_days=days))
 

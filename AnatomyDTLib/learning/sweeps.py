@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from . import sensitivity, tables
 from .evaluation import aligned
 from .jobs import BenchmarkError, Job, opened, run_all
 from .methods import METHODS, TWIN
-from .sources import GENERATED
+from .sources import GENERATED, Source
 
 TRAINING_CASES = (5, 10, 20, 50, 100)
 KEPT_VISITS = (1.0, 0.67, 0.33)
@@ -25,11 +25,17 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Point:
-    """One place of a sweep. panel: which axis; place: on it; changes: what differs in the jobs"""
+    """One place of a sweep.
+
+    panel: which axis; place: on it; changes: what differs in the jobs
+    trained_at, tested: the place whose trained models are scored here, and on which data; None: trained for this place
+    """
 
     panel: str
     place: object
     changes: dict = field(default_factory=dict)
+    trained_at: object = None
+    tested: Source | None = None
 
 
 def methods(study: str, asked: Sequence[str]) -> tuple[str, ...]:
@@ -56,10 +62,10 @@ def points(study: str, plan) -> list[Point]:
         single = source.changed(courses={"treatments": ["none", "radiotherapy", "chemotherapy"]})
         both = source.changed(courses={"treatments": ["both"]})
         return [
-            Point("extrapolation", "30 to 90 days, as trained", {}),
-            Point("extrapolation", "180 days", {"tested": later}),
+            Point("extrapolation", "30 to 90 days, as trained"),
+            Point("extrapolation", "180 days", trained_at="30 to 90 days, as trained", tested=later),
             Point("extrapolation", "single treatments, as trained", {"source": single}),
-            Point("extrapolation", "both treatments together", {"source": single, "tested": both}),
+            Point("extrapolation", "both treatments together", trained_at="single treatments, as trained", tested=both),
         ]
     if study == "visits":
         often = source.changed(courses={"visits": 4, "interval_days": [15, 45]})
@@ -68,12 +74,14 @@ def points(study: str, plan) -> list[Point]:
 
 
 def jobs(study: str, plan, settings: dict[str, dict]) -> list[tuple[Point, Job]]:
-    """Every point of every method and fold."""
+    """Of every point that is trained for, a job per method and fold; what else is scored with it are its variants."""
+    places = points(study, plan)
     return [
         (point, replace(Job(
             study, METHODS[key].name, key, plan.source, fold, plan.folds, plan.seed, settings=settings[key], training=plan.training,
+            variants={str(p.place): {"tested": asdict(p.tested)} for p in places if p.trained_at == point.place},
         ), **point.changes))
-        for point in points(study, plan) for key in settings for fold in range(plan.folds)
+        for point in places if point.trained_at is None for key in settings for fold in range(plan.folds)
     ]
 
 
@@ -86,12 +94,15 @@ def run(study: str, plan, dataset, settings, say) -> tuple[str, list[tuple], dic
     found: dict[int, list[tables.Row]] = {}
     places = points(study, plan)
     for at, point in enumerate(places):
-        own = [(job, r) for (p, job), r in zip(planned, records) if p == point]
-        names = dict.fromkeys(job.row for job, _ in own)
+        trained = point.place if point.trained_at is None else point.trained_at
+        own: dict[str, list] = {}
+        for (p, job), record in zip(planned, records):
+            if p.place == trained:
+                own.setdefault(job.row, []).append(record)
         found[at] = [
-            tables.row(name, [r["cases"] for job, r in own if job.row == name], dataset.anatomy.tumors, dataset.tree_classes,
-                       [r for job, r in own if job.row == name])
-            for name in names
+            tables.row(name, [r["cases"] if point.tested is None else r["variants"][str(point.place)] for r in folds],
+                       dataset.anatomy.tumors, dataset.tree_classes, folds)
+            for name, folds in own.items()
         ]
     tables.lines(_curves(places, found), plan.folder / f"{study}.png", f"{dataset.name}: {TITLES[study]}")
     named = {f"{p.panel}: {p.place}": found[at] for at, p in enumerate(places)}
