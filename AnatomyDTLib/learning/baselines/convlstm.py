@@ -28,17 +28,20 @@ class ConvLSTM(nn.Module):
 
     At each step the cell sees the encoded first state and what lies in that part of the interval, days included.
     p(t) = softmax(logits(p(0)) + head(decode(encoded state + out(h(t)))))
-    axes, classes, images, width, levels: as of `UNet`; kernel: of the cell, voxels
+    axes, classes, images, width, levels: as of `UNet`; hidden: channels of h and c; kernel: of the cell, voxels
     """
 
     name = "ConvLSTM"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 2, parts: int = 3, kernel: int = 3):
+    def __init__(
+        self, axes: int, classes: int, images: int,
+        *, width: int = 16, levels: int = 2, parts: int = 3, hidden: int = 32, kernel: int = 3,
+    ):
         super().__init__()
-        self.parts = parts
+        self.parts, self.hidden = parts, hidden
         self.pyramid = Pyramid(axes, 2 * classes + images, width, levels)
-        self.cell = Cell(axes, self.pyramid.depth + GIVEN, self.pyramid.depth, kernel)
-        self.out = convolution(axes)(self.pyramid.depth, self.pyramid.depth, 1)
+        self.cell = Cell(axes, self.pyramid.depth + GIVEN, hidden, kernel)
+        self.out = convolution(axes)(hidden, self.pyramid.depth, 1)
         self.head = Head(axes, width, CONDITIONS, classes)
 
     def forward(self, batch) -> torch.Tensor:
@@ -46,7 +49,7 @@ class ConvLSTM(nn.Module):
         start = logits(batch.states[:, 0])
         features = self.pyramid.encode(channels(batch))
         deep = features[-1]
-        h, c = torch.zeros_like(deep), torch.zeros_like(deep)
+        h = c = torch.zeros_like(deep[:, :1]).expand(-1, self.hidden, *deep.shape[2:])
         predicted = []
         for visit in range(1, batch.states.shape[1]):
             for given in courses(batch, visit - 1, visit, self.parts).unbind(1):

@@ -123,12 +123,12 @@ class Head(nn.Module):
 
 
 class Residual(nn.Module):
-    """x' + conv(silu(norm(conv(silu(norm(x')))))), x' = x by a convolution with the stride."""
+    """x' + conv(silu(norm(conv(silu(norm(x')))))), x' = x by a convolution with the stride, voxel by voxel where that is 1."""
 
     def __init__(self, axes: int, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
         make = convolution(axes)
-        self.into = make(inputs, outputs, 3, stride=stride, padding=1)
+        self.into = make(inputs, outputs, 3, stride=stride, padding=1) if stride > 1 else make(inputs, outputs, 1)
         self.first, self.second = make(outputs, outputs, 3, padding=1), make(outputs, outputs, 3, padding=1)
         self.norms = nn.ModuleList(nn.GroupNorm(4, outputs) for _ in range(2))
 

@@ -15,11 +15,11 @@ SHORTEST = 1e-3
 class Velocity(nn.Module):
     """f of dz/dt = f(z, what is given per 100 days), in 1 / 100 days."""
 
-    def __init__(self, axes: int, depth: int):
+    def __init__(self, axes: int, depth: int, hidden: int):
         super().__init__()
         make = convolution(axes)
-        self.first = make(depth + GIVEN - 1, depth, 3, padding=1)
-        self.second = make(depth, depth, 3, padding=1)
+        self.first = make(depth + GIVEN - 1, hidden, 3, padding=1)
+        self.second = make(hidden, depth, 3, padding=1)
 
     def forward(self, z, given):
         x = F.silu(self.first(torch.cat((z, everywhere(given, z)), 1)))
@@ -30,16 +30,16 @@ class NeuralODE(nn.Module):
     """z(0) = encoded first state;  dz/dt = f(z, treatment of the interval);  p(t) = softmax(logits(p(0)) + head(z(t))).
 
     Cases of different days are integrated side by side: each of `parts` parts of an interval is one step of rk4 over
-    0..1, with f multiplied by the part's own length in days. axes, classes, images, width, levels: as of `UNet`.
+    0..1, with f multiplied by the part's own length in days. axes, classes, images, width, levels: as of `UNet`; hidden: channels in f.
     """
 
     name = "NeuralODE"
 
-    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 2, parts: int = 2):
+    def __init__(self, axes: int, classes: int, images: int, *, width: int = 16, levels: int = 2, parts: int = 2, hidden: int = 32):
         super().__init__()
         self.parts = parts
         self.pyramid = Pyramid(axes, 2 * classes + images, width, levels)
-        self.velocity = Velocity(axes, self.pyramid.depth)
+        self.velocity = Velocity(axes, self.pyramid.depth, hidden)
         self.head = Head(axes, width, CONDITIONS, classes)
 
     def forward(self, batch) -> torch.Tensor:
