@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", metavar="DIR", required=True, help="folder for the results")
     labels(verb)
     treatment(verb, None)
-    verb.add_argument("--weights", metavar="FILE", help="weights of a learned twin (.safetensors)")
+    verb.add_argument("--weights", metavar="FILE", help="weights of a trained twin or growth network: a file (.safetensors), or glioma-sim")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.add_argument("--probabilities", action="store_true", help="also write the tumor's probability of each day")
     verb.set_defaults(run=_forecast)
@@ -310,8 +310,10 @@ def _forecast(arguments) -> None:
         if arguments.days is not None:
             plan = dataclasses.replace(plan, days=tuple(arguments.days))
     if arguments.weights is not None:
-        if not os.path.isfile(arguments.weights):      # said before a large file is read
-            raise PlanError(f"there is no weights file {arguments.weights}")
+        from .learning.weights import SHIPPED
+
+        if arguments.weights not in SHIPPED and not os.path.isfile(arguments.weights):      # said before a large file is read
+            raise PlanError(f"there is no weights file {arguments.weights}, and no weights of that name are shipped ({', '.join(SHIPPED)})")
 
     with results_folder(Path(arguments.out)) as staging:
         regions = ()

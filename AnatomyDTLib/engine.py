@@ -76,8 +76,9 @@ def forecast(
     maps: the arrays that the plan's treatments name (resection regions, dose in Gy), shape of labels
     tensor: diffusion tensor (ndim, ndim, *S) in the axes of the array, any unit; it gives the direction of the tumor's
         diffusion, the tissue gives its mean
-    weights: file of a growth network trained for the plan's tissues (safetensors); None: the mechanistic model alone
-    images: what that network was trained with beside the labels, by name in the order of training, shape of labels
+    weights: what was trained for the plan's tissues (safetensors): a growth network, which corrects the equation's rates, or
+        a whole twin, which brings its own numbers; a file, or the name of shipped weights; None: the equation alone
+    images: what a growth network was trained with beside the labels, by name in the order of training, shape of labels
     device: "auto" (CUDA where there is one), "cpu" or "cuda"
     probabilities: also return the tumor's probability
     progress: called with a fraction in 0..1 and a text; cancelled: polled every step
@@ -87,11 +88,12 @@ def forecast(
     maps = _checked_maps(plan, maps or {}, labels.shape)
     tensor = _checked_tensor(tensor, labels.shape)
     warnings = _warnings(labels, plan)
-    network = _network(weights, images, plan, labels.shape)
+    twin = None if weights is None else _twin(weights, images, plan, labels, maps, tensor, warnings)
+    network = None if twin is not None else _network(weights, images, plan, labels.shape)
     import torch
 
     chosen = _device(device, torch)
-    request = (labels, spacing_mm, plan, maps, tensor, network)
+    request = (labels, spacing_mm, plan, maps, tensor, twin, network)
     try:
         return _run(request, chosen, probabilities, progress, cancelled, warnings)
     except (torch.OutOfMemoryError, MemoryError):
@@ -254,14 +256,15 @@ def ensemble(labels, spacing_mm, twin, plan: Plan | None = None, *, maps=None, m
 def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
     import torch
 
-    network = request[-1]
+    twin, network = request[-2:]
     threads = torch.get_num_threads()
-    if device == "cpu" and network is None:
+    if device == "cpu" and twin is None and network is None:
         # A step is thousands of small operations: on a desk where something else runs, threads that wait for each other
         # made the sample's forecast take 180 CPU seconds instead of 14. A growth network is worth its threads.
         torch.set_num_threads(1)
     try:
-        return _computed(request, device, probabilities, progress, cancelled, warnings)
+        computed = _computed if request[-2] is None else _computed_by_twin
+        return computed(request, device, probabilities, progress, cancelled, warnings)
     finally:
         torch.set_num_threads(threads)
 
@@ -273,7 +276,7 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
     from .physics.stepping import integrate
     from .state import labels_of
 
-    labels, spacing_mm, plan, maps, tensor, network = request
+    labels, spacing_mm, plan, maps, tensor, _, network = request
     began = time.perf_counter()
     if progress is not None:
         progress(0.0, "preparing")
@@ -324,6 +327,64 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
     )
 
 
+def _computed_by_twin(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
+    import torch
+
+    from .learning import forecasting
+
+    labels, spacing_mm, plan, maps, _, twin, _ = request
+    began = time.perf_counter()
+    if progress is not None:
+        progress(0.0, "preparing")
+
+    def told(fraction):
+        if cancelled is not None and cancelled():
+            raise Cancelled("the forecast was cancelled")
+        if progress is not None:
+            progress(fraction, f"day {fraction * plan.days[-1]:.4g} of {plan.days[-1]:.4g}")
+
+    frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
+    tumor = np.zeros(frames.shape, np.float16) if probabilities else None
+    cells = []
+    for i, (frame, density) in enumerate(forecasting.forecast(twin, labels, spacing_mm, plan, maps, device, told)):
+        frames[i] = frame
+        cells.append(float(density.sum(dtype=np.float64)))
+        if tumor is not None:
+            tumor[i] = density
+    voxel_ml = math.prod(spacing_mm) / 1000.0
+    counts = np.stack([np.bincount(frame.ravel(), minlength=len(plan.anatomy)) for frame in frames])
+    run = {
+        "version": __version__, "torch": torch.__version__, "device": _device_name(device, torch), "threads": torch.get_num_threads(),
+        "model": "trained twin", "longest_step_days": forecasting.LONGEST_STEP_DAYS, "seconds_solving": round(time.perf_counter() - began, 3),
+    }
+    return Forecast(
+        np.array(plan.reported_days), frames, counts * voxel_ml, tumor, spacing_mm, plan, tuple(warnings), run, np.array(cells) * voxel_ml)
+
+
+def _twin(weights, images, plan, labels, maps, tensor, warnings):
+    """The trained twin of a weights file that holds one, None where it holds a growth network."""
+    from .learning import forecasting
+    from .learning.weights import located
+
+    path = located(weights)
+    try:
+        if not forecasting.is_twin(path):
+            return None
+        found = forecasting.learned(path, plan, labels.ndim)
+        forecasting.check_tissues(found, labels, plan)
+    except ValueError as error:
+        raise ForecastError(str(error)) from None
+    if images:
+        raise ForecastError("images were given, but these weights use none")
+    if tensor is not None:
+        warnings.append("the diffusion tensor was not used: the trained twin has its own numbers")
+    for treatment in plan.treatments:
+        if getattr(treatment, "dose_map", None) is not None or (getattr(treatment, "region", None) and not isinstance(treatment, Surgery)):
+            warnings.append("the trained twin sees one dose for the whole tumor: a map counts with its mean there")
+            break
+    return found
+
+
 def _network(weights, images, plan, shape):
     """The growth network and its images (1, I, *S), or None."""
     if weights is None:
@@ -333,9 +394,10 @@ def _network(weights, images, plan, shape):
     import torch
 
     from .learning.growth import load_growth
+    from .learning.weights import located
 
     try:
-        network = load_growth(weights, plan.anatomy.names, len(shape))
+        network = load_growth(located(weights), plan.anatomy.names, len(shape))
     except ValueError as error:
         raise ForecastError(str(error)) from None
     given = {name: np.asarray(image, np.float32) for name, image in (images or {}).items()}

@@ -64,6 +64,15 @@ def test_a_growing_tumor_squeezes_ventricles_and_the_skull_stays(folder):
     assert min(squeezed) > 0.05 and np.mean(squeezed) < 0.95
 
 
+def test_the_benchmark_runs_on_brains(folder, tmp_path, capsys):
+    from AnatomyDTLib import cli
+
+    command = ("--brains", folder, "--cases", 4, "--size", 24, "--methods", "persistence", "flow", "--folds", 3, "--steps", 1, "--trials", 1)
+    assert cli.main(["benchmark", "brains", *map(str, command), "--processes", "1", "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "4 cases of 24 x 24 x 24 voxels" in shown and "| Flow" in shown and "Ventricles" in shown
+
+
 def test_the_future_is_a_function_of_the_first_visit(folder):
     chosen = settings(courses=Courses(visits=3))
     for case in gliomas.gliomas(folder, 2, chosen).cases:

@@ -222,6 +222,22 @@ def test_growth_pushes_tissue_and_nothing_passes_the_skull():
     assert (pushed[0] == 0).all() and (pushed[1] != 0).all() and (in_place == 5).sum() < 0.8 * grown
 
 
+def test_a_tumor_goes_around_a_wall():
+    """Behind a falx there is tumor only after the way around it, and none where it closes the space off."""
+    anatomy = Anatomy((tissue("White", "white"), tissue("Falx", "barrier"), tissue("Tumor", "tumor")))
+    x, y = np.indices((SIZE, SIZE))
+    for open_, lines in ((True, x < 30), (False, x >= 0)):
+        labels = np.where((y == 24) & lines, 1, 0).astype(np.uint8)
+        labels[(x - 14) ** 2 + (y - 17) ** 2 < 25] = 2
+        dataset = Dataset("falx", anatomy, (1.0, 1.0), (Case("a", "a", (0.0, 20.0, 120.0), np.stack([labels] * 3)),))
+        with torch.no_grad():
+            soon, late = AnatomyTwin.of(dataset, growth_law=False)(collate(dataset, [0]))[0].argmax(1).numpy()
+        assert ((late == 1) == (labels == 1)).all()
+        assert (soon == 2).sum() > 1.5 * (labels == 2).sum() and (soon[:, 23] == 2).any()
+        assert not (soon[:, 25:] == 2).any()
+        assert (late[:, 25:] == 2).any() == open_ and not (late[:16, 25:] == 2).any()
+
+
 def test_treatment_acts_and_can_be_left_out():
     treatments = (Radiotherapy(2.0, 5, 6.0), Chemotherapy("drug", (3.0, 10.0), 0.3, 2.0))
     batch = collate(joined(one_case(), one_case(treatments=treatments)), [0, 1])

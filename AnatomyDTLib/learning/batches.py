@@ -79,7 +79,8 @@ class Batch:
     states: (B, V, K, *S) one-hot, of every visit; what a case lacks repeats its last visit
     days: (B, V); present: (B, V) bool, False in that padding
     distances: (B, K, *S) signed distance to the border of each class at visit 0, mm, positive inside, between voxel
-        centres less half a voxel, cut at REACH_VOXELS (a class that is not there has the cut everywhere)
+        centres less half a voxel, cut at REACH_VOXELS (a class that is not there has the cut everywhere); of a tumor, on the
+        way through tissue that it may take
     images: (B, I, *S) or None
     regions: masks (*S) that operations name; None where no operation names one
     names: of the cases
@@ -160,7 +161,7 @@ def collate(dataset: Dataset, indices, device="cpu", longest_step_days: float = 
         anatomy=dataset.anatomy, spacing_mm=tuple(dataset.spacing_mm), names=tuple(c.name for c in cases),
         states=states.to(device, torch.float32), days=torch.tensor(days, dtype=torch.float32, device=device),
         present=torch.tensor(present, device=device),
-        distances=torch.stack([_distances_of(c, K, dataset.spacing_mm) for c in cases]).to(device, torch.float32),
+        distances=torch.stack([_distances_of(c, dataset.anatomy, dataset.spacing_mm) for c in cases]).to(device, torch.float32),
         grid=grid_of(cases, longest_step_days, device), images=images,
     )
 
@@ -186,10 +187,36 @@ def signed_distances(labels, K: int, spacing_mm) -> np.ndarray:
     return out
 
 
-def _distances_of(case: Case, K: int, spacing_mm) -> torch.Tensor:
+def ways_of_tumors(distances: np.ndarray, labels: np.ndarray, anatomy: Anatomy, spacing_mm) -> np.ndarray:
+    """Signed distances (K, *S), those to a tumor along ways that it can go: around a falx, a vessel, a ventricle.
+
+    The difference of two shortest ways over the voxels' neighbours, with and without walls, is added to the straight
+    distance, so that it is exact where no wall stands between. What no way leads to has the cut.
+    """
+    blocked = np.isin(labels, [k for k, t in enumerate(anatomy.tissues) if not t.may_be_invaded and not t.is_tumor])
+    if not blocked.any():
+        return distances
+    from skimage.graph import MCP_Geometric
+
+    reach = REACH_VOXELS * min(spacing_mm)
+    distances = distances.copy()
+    for k in anatomy.tumors:
+        starts = np.argwhere(labels == k)
+        if not len(starts):
+            continue
+        free, around = (
+            MCP_Geometric(np.where(blocked & closed, np.inf, 1.0), sampling=spacing_mm).find_costs(starts)[0]
+            for closed in (False, True))
+        longer = np.where(np.isfinite(around), around - np.where(np.isfinite(free), free, around), reach)
+        distances[k] = np.where(blocked | (labels == k), distances[k], np.maximum(distances[k] - longer, -reach))
+    return distances
+
+
+def _distances_of(case: Case, anatomy: Anatomy, spacing_mm) -> torch.Tensor:
     """Of a case's first visit, computed once; float16 is exact to 1/64 voxel at the cut and better near the border."""
     if case not in _distances:
-        _distances[case] = torch.from_numpy(signed_distances(case.labels[0], K, spacing_mm).astype(np.float16))
+        straight = signed_distances(case.labels[0], len(anatomy), spacing_mm)
+        _distances[case] = torch.from_numpy(ways_of_tumors(straight, case.labels[0], anatomy, spacing_mm).astype(np.float16))
     return _distances[case]
 
 

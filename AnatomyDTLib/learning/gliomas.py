@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from .. import labelling, volumes
 from ..plan import Anatomy
+from ..presets import tissue
 from . import fronts, partitions
 from .cases import Case, DataError, Dataset, check
 from .courses import Courses, GrowthLaw
@@ -63,9 +64,12 @@ class GliomaSettings:
 
 
 def anatomy() -> Anatomy:
-    """Background, white matter, grey matter, CSF, ventricles, tumor: label values as in the maps."""
+    """Background, white matter, grey matter, CSF, ventricles, tumor, with label values as in the maps, and a cavity.
+
+    No simulated case has an operation; the cavity is there so that a twin trained on them can be asked for one.
+    """
     made, _ = labelling.tissues(labelling.NUMBERINGS["anatomydt"])
-    return Anatomy(made)
+    return Anatomy((*made, tissue("Cavity", "cavity")))
 
 
 def brains(folder) -> list[tuple[str, np.ndarray, tuple[float, ...]]]:

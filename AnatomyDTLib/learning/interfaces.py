@@ -137,6 +137,24 @@ class State:
 
         return State(self.sides, put(self.u, u), put(self.c, c), self.q)
 
+    def with_still_of(self, former: State) -> State:
+        """With the classes that nothing moves as they were in `former`; all others share the rest as before."""
+        still = list(self.sides.still_at)
+        if not still:
+            return self
+        moving = [i for i in range(self.c.shape[1]) if i not in still]
+        held = former.c[:, still]
+        left = 1 - held.sum(1, keepdim=True)
+        others = self.c[:, moving]
+        total = others.sum(1, keepdim=True)
+        others = others * left / torch.where(total > 0, total, torch.ones_like(total))
+        columns: list = [None] * self.c.shape[1]
+        for part, places in ((held, still), (others, moving)):
+            for j, i in enumerate(places):
+                columns[i] = part[:, j]
+        c = torch.stack(columns, 1)
+        return State(self.sides, self.u, c / c.sum(1, keepdim=True), self.q)
+
     def tumor_and_hosts(self) -> torch.Tensor:
         """(B, 3, *S) on the simplex: tumor, hosts, everything else."""
         room = self.room

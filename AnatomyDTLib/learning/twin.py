@@ -57,7 +57,10 @@ LARGEST_FACTOR = 4.0
 FASTEST_CREEP_MM_PER_DAY = 0.2
 # Largest part of a voxel that crosses a face in one sweep of the push.
 COURANT = 0.9
-# Of probabilities whose log-odds a diffusion changes: beyond, there is nothing that it could bring.
+# Probabilities between this and 1 less this are a border: what diffuses there. Beyond, a trace would become a tumor of its own
+# behind a wall that it had leaked through.
+BORDER = 1e-2
+# A part of a voxel that does not count.
 LEAST = 1e-6
 # Graphs of steps that together need more than this are computed again in the backward pass.
 GRAPH_BYTES = 2e9
@@ -106,7 +109,7 @@ class AnatomyTwin(nn.Module):
 
     name = "AnatomyDT"
     # The physical numbers are few and far from linear: they learn faster than the network's weights.
-    rates = {"growth.": 1.0, "attraction": 1.0, "creep": 1.0, "": 20.0}
+    rates = {"growth.": 1.0, "attraction": 1.0, "creep": 10.0, "": 20.0}
 
     def __init__(self, anatomy: Anatomy, config: TwinConfig):
         super().__init__()
@@ -159,7 +162,7 @@ class AnatomyTwin(nn.Module):
         """Yields the `State` on every later visit; told: called with the part of the steps that is done."""
         grid = batch.grid
         state = State.of(self.sides, batch.distances, self.slope)
-        burden = self.law.begin(self._radius_mm(batch.states[:, 0], batch.spacing_mm))
+        burden = self.law.begin(self.radius_mm(batch.states[:, 0], batch.spacing_mm))
         given_gy, given_kill = torch.zeros_like(grid.dt[0]), torch.zeros_like(grid.dt[0])
         keep = not torch.is_grad_enabled() or self._graph_bytes(batch.distances) * len(grid) < GRAPH_BYTES
         self.variation = batch.distances.new_zeros(())
@@ -197,6 +200,7 @@ class AnatomyTwin(nn.Module):
         """One step: (state, TV of the growth map)."""
         config = self.config
         speed = push = None
+        first = state
         variation = state.u.new_zeros(())
         if self.growth is not None:
             state, speed, push, variation = self._corrected(state, now)
@@ -212,7 +216,7 @@ class AnatomyTwin(nn.Module):
             grown = state
         if config.cross_diffusion:
             grown = self._pushed(state, grown, now, push)
-        return self._crept(grown, now), variation
+        return self._crept(grown, now).with_still_of(first), variation
 
     def _corrected(self, state, now):
         """The growth network: the state after its residual rates, its two further outputs, and the TV of its rates."""
@@ -269,8 +273,9 @@ class AnatomyTwin(nn.Module):
         """The rest of the tissue moved by the pressure of what the tumor's change displaces; the tumor's own border stays."""
         up, down = (parameter if push is None else parameter + push for parameter in (self.pushed, self.returning))
         part = torch.where(_each(now.advance, after.u) >= 0, torch.sigmoid(up), torch.sigmoid(down))
-        room = after.room
-        source = part * room * (torch.sigmoid(after.u) - torch.sigmoid(before.u))
+        # A wall that the tumor does not pass gives way as a whole.
+        walls = after.c[:, self.walls].sum(1) if self.walls else 0.0
+        source = (part * after.room + walls) * (torch.sigmoid(after.u) - torch.sigmoid(before.u))
         pressure = screened.solve(source, self.range_mm(), now.spacing_mm)
         still = list(self.sides.still_at)
         moving = [i for i in range(after.c.shape[1]) if i not in still]
@@ -289,16 +294,11 @@ class AnatomyTwin(nn.Module):
             for _ in range(sweeps):
                 classes = advect(classes, (volume / sweeps).unsqueeze(1))
             c = classes.movedim(0, 2 + axis).transpose(0, 1)
-        total = c.sum(1, keepdim=True)
-        c = c / torch.where(total > 0, total, torch.ones_like(total))
-        if free is None:
-            return replace(after, c=c)
-        columns: list = [None] * after.c.shape[1]
+        columns: list = list(after.c.unbind(1))
         for j, i in enumerate(moving):
-            columns[i] = c[:, j] * free
-        for i in still:
-            columns[i] = after.c[:, i]
-        return replace(after, c=torch.stack(columns, 1))
+            columns[i] = c[:, j]
+        c = torch.stack(columns, 1)
+        return replace(after, c=c / c.sum(1, keepdim=True))
 
     def _crept(self, state, now):
         """Every class of the rest comes forward by a speed in mm/day that fades with the days: its log-odds by λ times the way."""
@@ -310,7 +310,7 @@ class AnatomyTwin(nn.Module):
 
     # ---- the whole tumor
 
-    def _radius_mm(self, state, spacing_mm):
+    def radius_mm(self, state, spacing_mm):
         """(B,) radius of the disc or ball as large as the tumor of a state; a voxel at least."""
         size = state[:, list(self.sides.tumors)].flatten(1).sum(1).clamp(min=1.0) * math.prod(spacing_mm)
         return torch.sqrt(size / math.pi) if self.config.axes == 2 else (0.75 * size / math.pi) ** (1 / 3)
@@ -394,9 +394,9 @@ def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
 
 
 def _log_odds(p):
-    """Of tumor against hosts, within what a diffusion can change; p: (B, 3, *S)."""
+    """Of tumor against hosts, cut where there is no border; p: (B, 3, *S)."""
     tumor, hosts = p[:, 0], p[:, 1]
-    return torch.logit((tumor / (tumor + hosts).clamp(min=LEAST)).clamp(LEAST, 1 - LEAST))
+    return torch.logit((tumor / (tumor + hosts).clamp(min=LEAST)).clamp(BORDER, 1 - BORDER))
 
 
 def _each(values, like):

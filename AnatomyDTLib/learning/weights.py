@@ -8,8 +8,32 @@ from pathlib import Path
 import torch
 
 
+# Weights that come with the program, by name: `weights/NAME.safetensors`, described in `weights/NAME.md`.
+SHIPPED = ("glioma-sim",)
+
+
 class TrainingError(ValueError):
     """A training that cannot run or go on; the text is the sentence the user reads."""
+
+
+def located(name: str) -> str:
+    """The path of a weights file: of shipped ones by their name, of others as it was given."""
+    if name not in SHIPPED:
+        return str(name)
+    return str(Path(__file__).resolve().parent.parent / "weights" / f"{name}.safetensors")
+
+
+def header_of(path) -> dict[str, str]:
+    """The header of a weights file, without its tensors; ValueError with one sentence when it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as stream:
+            return stream.metadata() or {}
+    except FileNotFoundError:
+        raise TrainingError(f"the weights file {path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"the weights file {path} cannot be read as safetensors: {error}") from None
 
 
 def write_tensors(path, tensors: dict[str, torch.Tensor], meta: dict[str, str]) -> None:

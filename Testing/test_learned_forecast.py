@@ -1,0 +1,106 @@
+"""A trained twin in the engine: any plan, its own voxels, the labels that nothing changed, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from AnatomyDTLib import engine
+from AnatomyDTLib.learning.gliomas import anatomy as trained_anatomy
+from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig
+from AnatomyDTLib.learning.weights import write_tensors
+from AnatomyDTLib.plan import Anatomy, Chemotherapy, Plan, Radiotherapy, Surgery
+from AnatomyDTLib.presets import tissue
+
+SHAPE, SPACING = (36, 40, 44), (1.0, 1.0, 1.0)
+
+
+def head():
+    """Two hemispheres' worth of tissue with a thin sheet of grey matter, a ventricle and a tumor; the user's own numbering."""
+    anatomy = Anatomy(tuple(tissue(n, r) for n, r in (
+        ("Background", "background"), ("Tumor", "tumor"), ("White matter", "white"), ("Grey matter", "grey"), ("Ventricles", "ventricle"),
+        ("Cavity", "cavity"), ("Treated tumor", "necrosis"),
+    )))
+    z, y, x = np.indices(SHAPE)
+    labels = np.full(SHAPE, 2, np.uint8)
+    labels[:, :, 30] = 3
+    labels[(y > 30) & (x < 16) & (abs(z - 18) < 6)] = 4
+    labels[(z < 3) | (z > 32) | (y < 3) | (y > 36) | (x < 3) | (x > 40)] = 0
+    labels[(z - 18) ** 2 + (y - 18) ** 2 + (x - 18) ** 2 < 49] = 1
+    return labels, anatomy
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A twin of the classes of the simulated gliomas on 2 mm voxels, with a network that does a little."""
+    torch.manual_seed(0)
+    twin = AnatomyTwin(trained_anatomy(), TwinConfig(trained_anatomy().names, 3, width_mm=4.0, hidden=8))
+    torch.nn.init.normal_(twin.growth.outputs.weight, std=0.01)
+    path = tmp_path_factory.mktemp("weights") / "twin.safetensors"
+    write_tensors(path, twin.state_dict(), twin.metadata())
+    return str(path)
+
+
+def forecast(weights, days, treatments=(), **more):
+    labels, anatomy = head()
+    return labels, engine.forecast(labels, SPACING, Plan(anatomy, tuple(treatments), tuple(days)), weights=weights, **more)
+
+
+def test_an_untreated_tumor_grows_in_its_own_numbering_and_the_rest_stays(weights):
+    labels, result = forecast(weights, (20.0, 40.0), probabilities=True)
+    assert (result.labels[0] == labels).all() and result.run["model"] == "trained twin"
+    tumor = result.volume_ml[:, 1]
+    assert tumor[0] < tumor[1] < tumor[2] and result.tumor_cells_ml[2] > result.tumor_cells_ml[1]
+    assert ((result.labels == 0) == (labels == 0)).all()                 # nothing passes the skull
+    assert result.volume_ml[2, 4] > 0.5 * result.volume_ml[0, 4]
+    # a sheet of one voxel that the twin's voxels of 2 mm do not resolve stays where nothing comes near it
+    far = (np.indices(SHAPE)[1] > 30) & (labels == 3)
+    assert far.sum() > 50 and (result.labels[2][far] == 3).mean() > 0.9
+    assert float(result.tumor_probability[2].astype(np.float32)[result.labels[2] == 1].min()) > 0.2
+
+
+def test_treatments_act_and_an_operation_leaves_a_cavity(weights):
+    _, untreated = forecast(weights, (10.0, 60.0))
+    region = np.zeros(SHAPE)
+    region[10:27, 10:27, 10:18] = 1
+    dose = np.where(np.indices(SHAPE)[2] < 30, 60.0, 0.0)
+    labels, treated = forecast(
+        weights, (60.0,), (Radiotherapy(5.0, 30, None, dose_map="dose"), Chemotherapy("temozolomide", tuple(range(5, 45)), 0.3, 0.1)), maps={"dose": dose})
+    assert treated.volume_ml[-1, 1] < 0.8 * untreated.volume_ml[-1, 1]
+    assert any("mean" in warning for warning in treated.warnings)
+    _, operated = forecast(weights, (10.0,), (Surgery(5.0, region="half"),), maps={"half": region})
+    cavity = operated.labels[1] == 5
+    assert cavity.sum() > 0.8 * region.sum() and region[cavity].mean() > 0.8
+    assert 0.2 < operated.volume_ml[1, 1] / untreated.volume_ml[1, 1] < 0.9
+
+
+def test_the_same_twice_and_cancelled_in_between(weights):
+    _, one = forecast(weights, (15.0,))
+    _, two = forecast(weights, (15.0,))
+    assert (one.labels == two.labels).all()
+    asked = []
+    with pytest.raises(engine.Cancelled):
+        forecast(weights, (90.0,), cancelled=lambda: asked.append(1) or len(asked) > 2)
+
+
+def test_refusals(weights, tmp_path):
+    labels, anatomy = head()
+    other = Anatomy((*anatomy.tissues[:3], tissue("Liver", "organ"), *anatomy.tissues[4:]))
+    roles = Anatomy((*anatomy.tissues[:3], tissue("Grey matter", "white"), *anatomy.tissues[4:]))
+    dead = labels.copy()
+    dead[3, 5, 5] = 6
+    for plan, values, words in (
+        (Plan(other, (), (10.0,)), labels, "not for Liver"), (Plan(roles, (), (10.0,)), labels, "has it as white"), (Plan(anatomy, (), (10.0,)), dead, "not trained for Treated tumor"),
+    ):
+        with pytest.raises(engine.ForecastError, match=words):
+            engine.forecast(values, SPACING, plan, weights=weights)
+    with pytest.raises(engine.ForecastError, match="3D images, not for 2D"):
+        engine.forecast(labels[18], SPACING[1:], Plan(anatomy, (), (10.0,)), weights=weights)
+    with pytest.raises(engine.ForecastError, match="images were given"):
+        engine.forecast(labels, SPACING, Plan(anatomy, (), (10.0,)), weights=weights, images={"flair": np.zeros(SHAPE)})
+    damaged = tmp_path / "damaged.safetensors"
+    write_tensors(damaged, {"a": torch.zeros(1)}, {"format": "anatomydt-twin-2", "twin": json.dumps({"classes": ["A"]}), "roles": '["tumor"]'})
+    for path, words in ((damaged, "damaged|trained for"), (tmp_path / "none.safetensors", "does not exist")):
+        with pytest.raises(engine.ForecastError, match=words):
+            engine.forecast(labels, SPACING, Plan(anatomy, (), (10.0,)), weights=str(path))
