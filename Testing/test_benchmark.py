@@ -130,9 +130,11 @@ def test_the_sweeps_of_the_twin_and_of_both_solvers():
 
 
 @pytest.mark.slow
-def test_the_sensitivity_study_writes_its_tables(tmp_path, capsys):
-    assert anatomydt("voronoi", "--study", "sensitivity", "--quick", "--out", tmp_path, *TINY) == 0
-    assert "| dt / horizon" in capsys.readouterr().out and (tmp_path / "sensitivity.png").exists()
+def test_sensitivity_and_ablation_write_their_tables(tmp_path, capsys):
+    assert anatomydt("vessel", "--study", "sensitivity", "ablation", "--quick", "--out", tmp_path, *TINY) == 0
+    shown = capsys.readouterr().out
+    assert "| dt / horizon" in shown and (tmp_path / "sensitivity.png").exists()
+    assert all(f"| {METHODS[key].name} " in shown for key in ABLATIONS) and (tmp_path / "ablation.png").exists()
 
 
 @pytest.mark.parametrize("arguments, said", [
@@ -165,6 +167,26 @@ def test_every_method_tries_the_same_number_of_settings():
     trained = [m for m in METHODS.values() if m.trials]
     assert {len(m.trials) for m in trained} == {TRIALS} and all(m.trials[0] == {} for m in trained)
     assert all(METHODS[key].part_of in (None, TWIN) for key in ABLATIONS)
+
+
+def test_an_ablation_leaves_out_what_its_row_says():
+    from AnatomyDTLib.learning import methods
+    from AnatomyDTLib.learning.training import predict
+
+    data = jobs.opened(SOURCE)
+    treated = [i for i, case in enumerate(data.cases) if case.treatments][:2]
+    bare = dataclasses.replace(data, cases=tuple(dataclasses.replace(case, treatments=()) for case in data.cases))
+    terms = ("diffusion", "cross_diffusion", "growth_law")
+    for key in ABLATIONS:
+        model, config = methods.build(key, data, {}, {})
+        own = model.config
+        assert (model.growth is None) == (key in ("spatial-only", "spatial-topology")), key
+        assert [getattr(own, term) for term in terms] == [key != "network-only" and (key, term) != ("no-cross-diffusion", "cross_diffusion") for term in terms]
+        without = key in ("network-only", "spatial-only", "no-topology")
+        assert (config.loss.cl_dice == config.loss.overlap == 0) == without
+        if own.growth_law:
+            seen, blind = (np.stack([labels for _, labels in predict(model, cases, treated)]) for cases in (data, bare))
+            assert np.array_equal(seen, blind) == (key == "no-treatment"), key
 
 
 def test_the_settings_are_tried_on_other_cases():
