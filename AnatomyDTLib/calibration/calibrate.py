@@ -185,6 +185,7 @@ def calibrate(
         "torch": torch.__version__,
         "settings": dataclasses.asdict(settings),
         "outline_noise_mm": found.noise.sigma_mm,
+        "outline_patch_mm": found.patch_mm,
         "inflation": found.inflation,
         "objective": found.value,
         "starts": list(found.starts),

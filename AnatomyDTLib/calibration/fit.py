@@ -11,12 +11,14 @@ L over a block of space in all visits, the observations' information is H G⁻¹
 1967 and White 1982, with blocks as in Liang & Zeger 1986), and the posterior's covariance is (H G⁻¹ H + P)⁻¹. A small
 tumor has too few blocks to tell G from: it is taken as at least c₀ H, where c₀ is the number of voxels that tell of one
 patch of an outline within which a reader's errors go together, c₀ = patch² · 1.8 σ / voxel (1.8 = ∫ φ²/(Φ(1 − Φ)) dt).
-c is the mean ratio of the two.
+c is the mean ratio of the two. How large a patch is, is read off the residuals (`outlines.patch_of`).
 
 The baseline's outline is as uncertain as the others'. A shift of all of it by σ patch/√area is what the prior of the
-seed density allows (over the infiltration length), where that is among the parameters; what it gets wrong in shape is
-put through the model: of random shifts b of the outline, of size σ and smooth over a patch, the gradient's response
-H_θb b is part of G.
+seed density allows (over the infiltration length), where that is among the parameters. What is wrong with its shape
+acts twice, and both are found by drawing the baseline anew with errors ±b of size σ, smooth over a patch, and running
+the model from there: the scatter of the gradients is part of G; their mean is a bias, as a rough outline is smoothed by
+diffusion and its far tail follows its bumps. Drawn once more the bias is had once more, so that the estimate is moved
+back by it (simulation and extrapolation, Cook & Stefanski 1994, in one linear step, by at most one standard error).
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from .observations import Noise, Visit, misfit, noise_of
+from .outlines import outline_errors, patch_of, redrawn, surface_mm2
 from .parameters import SEED, Parameter
 
 # Smaller expected gains of F end the search; F is a log-likelihood, so that a tenth is a fortieth of a standard error
@@ -39,9 +41,9 @@ LARGEST_MOVE = 0.7  # of a coordinate in one iteration: a factor of two
 COARSE_TRIES, FINE_TRIES = 10, 12
 # The coarse grid is used where it still holds the largest tumor in this many voxels.
 COARSE_VOXELS = 60
-# An error of the baseline's shape is put through the model from this part of a voxel's edge on, by so many random
-# shifts.
-SHAPE_SIGMA, SHIFTS = 0.2, 12
+# The baseline is drawn anew, so many times with an error and with its opposite, where σ is at least this part of a
+# voxel's edge.
+SHAPE_SIGMA, PAIRS = 0.2, 6
 # Of the voxel's edge: what σ is at the start, and at least (a label says which side of the outline a voxel's centre
 # lies on).
 FIRST_SIGMA, LEAST_SIGMA, LARGEST_SIGMA = 0.5, 0.05, 4.0
@@ -54,7 +56,7 @@ class Settings:
     starts: how many, the plan's values first, then draws of the prior; seed: of the draws
     odd: ε, part of the voxels that a reader labels for reasons of their own
     block_mm: edge of the blocks of space over which the gradient is summed; patch_mm: edge of a patch of an outline
-        within which a reader's errors go together
+        within which a reader's errors go together at least
     coarse: whether to begin on voxels of twice the smallest edge
     """
 
@@ -71,7 +73,7 @@ class Fit:
     """What was found.
 
     x: (n,) coordinates; information: (n, n) of the observations, H G⁻¹ H; covariance: of the posterior
-    noise: of the outlines; inflation: c; shares: of every visit on the fine grid; evaluations: runs of the model
+    noise: of the outlines; patch_mm: over which it goes together; inflation: c; shares: of every visit on the fine grid; evaluations: runs of the model
     value: F; precision: of the prior, with what the outlines' noise says of the seed density
     """
 
@@ -79,6 +81,7 @@ class Fit:
     information: np.ndarray
     covariance: np.ndarray
     noise: Noise
+    patch_mm: float
     inflation: float
     shares: list
     evaluations: int
@@ -136,12 +139,13 @@ class _Search:
             coarse = model.fine
         self.coarse = coarse
         self.area = surface_mm2(model.labels == model.k, model.spacing_mm)
+        self.outlined = [not v.density and not ((v.values > 0) & (v.values < 1)).any() for v in visits]
         self.evaluations = 0
-        self.inflation = 1.0
+        self.inflation, self.patch_mm = 1.0, settings.patch_mm
         self.told = 0.0
         # what a fit is expected to take, in runs on the fine grid
         cheap = max(0.05, math.prod(coarse.factor) ** -1.0)
-        self.work = settings.starts * COARSE_TRIES * cheap + FINE_TRIES
+        self.work = settings.starts * COARSE_TRIES * cheap + FINE_TRIES + 2 * PAIRS
         self.done = 0.0
         self.state = {
             "stage": "starts",
@@ -151,6 +155,7 @@ class _Search:
             "sigma": None,
             "tries": 0,
             "inflation": 1.0,
+            "patch_mm": settings.patch_mm,
             "evaluations": 0,
         }
         self.state.update(state or {})
@@ -175,24 +180,27 @@ class _Search:
         fine = self.model.fine
         self.inflation = s["inflation"]
         if s["stage"] == "weighed":
+            self.patch_mm = s["patch_mm"]
             self.precision = self._prior(s["weighed_sigma"])
         point = self._descend(fine, self._noise, FINE_TRIES)
-        information, ratio = self._information(point)
         if s["stage"] == "fine":
+            self.patch_mm = self._patch(point)
+            _, ratio = self._information(point)
             # once more, with the prior weighed against what the observations are really worth
             s.update(
                 stage="weighed",
                 inflation=ratio,
                 weighed_sigma=self.noise.sigma_mm,
+                patch_mm=self.patch_mm,
                 mu=1e-3,
                 tries=0,
                 x=point.x.tolist(),
             )
             self.inflation, self.precision = ratio, self._prior(self.noise.sigma_mm)
             point = self._descend(fine, self._noise, FINE_TRIES, point)
-            information, _ = self._information(point, self._by_outline(point))
-        else:
-            information, _ = self._information(point, self._by_outline(point))
+        scatter, bias = self._of_baseline(point)
+        information, _ = self._information(point, scatter)
+        point = self._moved_back(point, information, bias)
         covariance = np.linalg.inv(information + self.precision)
         self._tell(1.0, "fitted")
         return Fit(
@@ -200,6 +208,7 @@ class _Search:
             information,
             (covariance + covariance.T) / 2,
             self.noise,
+            self.patch_mm,
             self.inflation,
             point.shares,
             self.evaluations,
@@ -217,8 +226,8 @@ class _Search:
         i = names.index(SEED)
         shift = (
             max(LEAST_SIGMA * self._edge(self.model.fine), sigma_mm)
-            * self.settings.patch_mm
-            / math.sqrt(max(self.area, self.settings.patch_mm**2))
+            * self.patch_mm
+            / math.sqrt(max(self.area, self.patch_mm**2))
         )
         length = self.model.plan.infiltration_mm
         covariance = np.linalg.inv(self.given)
@@ -334,25 +343,56 @@ class _Search:
             density = max(0.01, math.sqrt(squared))
         return Noise(sigma, self.settings.odd, density)
 
-    def _by_outline(self, point):
-        """Covariance of the gradient that the error of the baseline's outline in shape makes, (n, n)."""
-        sigma, n = self.noise.sigma_mm, len(point.x)
-        followed = self.model.follows_shifts and self.model.plan.infiltration_mm > 0
-        if sigma < SHAPE_SIGMA * self._edge(self.model.fine) or not followed:
-            return np.zeros((n, n))
-        inside = self.model.labels == self.model.k
-        shifts = outline_errors(inside, self.model.spacing_mm, self.settings.patch_mm, SHIFTS, self.settings.seed)
+    def _patch(self, point):
+        """How far a reader's errors go together, mm; as given where the outlines are too sharp to tell."""
+        if not self._drawn_roughly():
+            return self.settings.patch_mm
+        patterns = [m.pattern for m, outlined in zip(point.misfits, self.outlined) if outlined]
+        return patch_of(patterns, self.model.spacing_mm, self.settings.patch_mm)
+
+    def _drawn_roughly(self):
+        """Whether outlines tell of errors like the baseline's; the σ of a probability map is its own softness."""
+        return self.noise.sigma_mm >= SHAPE_SIGMA * self._edge(self.model.fine) and any(self.outlined)
+
+    def _of_baseline(self, point):
+        """What the error of the baseline's outline in shape does to the gradient: (second moment (n, n), mean (n,))."""
+        sigma, n, model = self.noise.sigma_mm, len(point.x), self.model
+        if not self._drawn_roughly() or not model.redraws or model.plan.infiltration_mm == 0:
+            return np.zeros((n, n)), np.zeros(n)
+        errors = sigma * outline_errors(
+            model.labels == model.k, model.spacing_mm, self.patch_mm, PAIRS, self.settings.seed
+        )
         values = {p.name: p.value(v) for p, v in zip(self.parameters, point.x)}
-        shares = self.model.run(
-            [values], [v.day for v in self.visits], None, self.parameters, shifts=shifts, cancelled=self.cancelled
+        before = sum(m.gradient for m in point.misfits)
+        changes = []
+        for error in (sign * e for e in errors for sign in (1.0, -1.0)):
+            labels = redrawn(model.labels, model.k, model.group[1:], model.spacing_mm, error)
+            shares = model.run(
+                [values], [v.day for v in self.visits], None, self.parameters, redrawn=labels, cancelled=self.cancelled
+            )
+            self.evaluations += 1
+            self.done += 1.0
+            self._tell(self.done / self.work, f"run {self.evaluations}, baseline drawn anew")
+            changes.append(
+                sum(
+                    misfit(s, v, self.visibility, model.fine, self.noise, self.settings.block_mm).gradient
+                    for s, v in zip(shares, self.visits)
+                )
+                - before
+            )
+        changes = np.array(changes)
+        return changes.T @ changes / len(changes), changes.mean(axis=0)
+
+    def _moved_back(self, point, information, bias) -> _Point:
+        """The point without the bias that the baseline's roughness gave it."""
+        if not bias.any():
+            return point
+        _, curvature = self._quadratic(point)
+        move = np.linalg.solve(curvature, bias / self.inflation)
+        move /= max(1.0, math.sqrt(move @ (information + self.precision) @ move))
+        return self._point(
+            np.clip(point.x + move, self.low, self.high), self.model.fine, lambda _: self.noise
         )
-        self.evaluations += 1
-        together = sum(
-            misfit(s, v, self.visibility, self.model.fine, self.noise, self.settings.block_mm).information
-            for s, v in zip(shares, self.visits)
-        )
-        response = together[:n, n:] * sigma
-        return response @ response.T / SHIFTS
 
     def _information(self, point, by_outline=0.0):
         """(H G⁻¹ H, mean of G's ratio to H)."""
@@ -370,7 +410,7 @@ class _Search:
         half = vectors * np.sqrt(values)
         white = (vectors / np.sqrt(values)).T
         ratios, turn = np.linalg.eigh(white @ g @ white.T)
-        voxel, patch = math.prod(self.model.spacing_mm), self.settings.patch_mm**2
+        voxel, patch = math.prod(self.model.spacing_mm), self.patch_mm**2
         ratios = np.maximum(ratios, max(1.0, 1.8 * self.noise.sigma_mm * patch / voxel))
         middle = np.linalg.inv(turn * ratios @ turn.T + white @ (by_outline + np.zeros_like(h)) @ white.T)
         return half @ middle @ half.T, float(ratios.mean())
@@ -383,27 +423,3 @@ class _Search:
         if self.progress is not None:
             self.progress(self.told, text)
 
-
-def outline_errors(inside: np.ndarray, spacing_mm, patch_mm: float, count: int, seed: int) -> np.ndarray:
-    """(count, *S) random smooth fields of unit variance, without a mean over the outline: correlated over an area
-    patch²."""
-    random = np.random.default_rng(seed)
-    width = patch_mm / math.sqrt(4 * math.pi)
-    edge = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
-    fields = []
-    for _ in range(count):
-        field = ndimage.gaussian_filter(
-            random.standard_normal(inside.shape), [width / h for h in spacing_mm], mode="wrap"
-        )
-        field -= field[edge].mean()
-        fields.append(field / field[edge].std())
-    return np.stack(fields).astype(np.float32)
-
-
-def surface_mm2(mask: np.ndarray, spacing_mm) -> float:
-    """Area of a mask's surface: its faces, two thirds of which are what a smooth surface has (3/2 is the mean of |n|₁
-    over a sphere)."""
-    area = 0.0
-    for axis, h in enumerate(spacing_mm):
-        area += float(np.abs(np.diff(mask.astype(np.int8), axis=axis)).sum()) * math.prod(spacing_mm) / h
-    return area * 2.0 / 3.0

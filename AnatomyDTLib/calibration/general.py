@@ -38,12 +38,12 @@ def why_not(plan: Plan) -> str | None:
 class GeneralModel:
     """A plan's first tumor class among all of its tissues, for any values of its parameters.
 
-    follows_shifts: whether `run` differentiates by shifts of the baseline's outline
+    redraws: whether `run` starts from another outline of the baseline's tumor when told to
     labels: (*S) indices into plan.anatomy.tissues; reach: (*S) bool, where any visit shows a tumor; maps: of the
         treatments
     """
 
-    follows_shifts = False
+    redraws = False
 
     def __init__(self, labels, spacing_mm, plan: Plan, maps=None, reach=None, dtype=torch.float32):
         assert why_not(plan) is None
@@ -67,10 +67,10 @@ class GeneralModel:
         return self.fine
 
     def run(
-        self, members, days, grid=None, columns=(), report=None, progress=None, cancelled=None, shifts=None
+        self, members, days, grid=None, columns=(), report=None, progress=None, cancelled=None
     ) -> list[Shares]:
-        """As `TumorModel.run`, for one member; `shifts` are not followed here."""
-        assert len(members) == 1 and shifts is None
+        """As `TumorModel.run`, for one member."""
+        assert len(members) == 1
         values = members[0]
         passes = [None, *columns]
         results: list[list[torch.Tensor]] = []

@@ -70,8 +70,8 @@ class Misfit:
     """Negative log-likelihood of one visit, and what it tells about n parameters.
 
     gradient: (n,) by x; information: (n, n), positive semi-definite; scores: (blocks, n) sums of the gradient over
-        blocks of
-    space, by `block` (index of the block); distance: s of the voxels that count and their y, for the noise
+        blocks of space, by `block` (index of the block); distance: s of the voxels that count and their y, for the noise
+    pattern: (derivative, curvature) of the value by s, (*box) each; None for a density
     """
 
     value: float
@@ -81,6 +81,7 @@ class Misfit:
     block: np.ndarray
     distance: torch.Tensor
     seen: torch.Tensor
+    pattern: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def misfit(shares: Shares, visit: Visit, visibility: float, grid: Grid, noise: Noise, block_mm: float = 12.0) -> Misfit:
@@ -105,7 +106,9 @@ def misfit(shares: Shares, visit: Visit, visibility: float, grid: Grid, noise: N
     counts = (first.abs() > 1e-9) | (second > 1e-9)
     slope = ds[:, keep][:, counts] if n else torch.zeros((0, int(counts.sum())), dtype=torch.float64)
     near = (s.abs() < 30.0) | ((s > 0) != (y > 0.5))
-    return _summed(float(value.sum()), slope, first[counts], second[counts], index[counts.numpy()], s[near], y[near])
+    found = _summed(float(value.sum()), slope, first[counts], second[counts], index[counts.numpy()], s[near], y[near])
+    found.pattern = tuple(torch.zeros(keep.shape, dtype=v.dtype).masked_scatter_(keep, v).numpy() for v in (first, second))
+    return found
 
 
 def _distance(u, room, visibility, kappa, capacity_column, spacing):

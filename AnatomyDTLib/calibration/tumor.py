@@ -63,10 +63,10 @@ class TumorModel:
     """The tumor class of a plan, from a label map, for any values of the plan's parameters.
 
     labels: (*S) indices into plan.anatomy.tissues; maps: arrays that the treatments name
-    follows_shifts: whether `run` differentiates by shifts of the baseline's outline
+    redraws: whether `run` starts from another outline of the baseline's tumor when told to
     """
 
-    follows_shifts = True
+    redraws = True
 
     def __init__(self, labels, spacing_mm, plan: Plan, maps=None, dtype=torch.float32):
         assert why_not(plan, labels) is None
@@ -147,16 +147,26 @@ class TumorModel:
         box = tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, self.labels.shape))
         return plan.anatomy.tissues[self.k].carrying_capacity, 1.2 * reach_mm, box, field[(slice(None), *box)].copy()
 
-    def _seed(self, plan, grid):
-        """(box, (5, *box)): u at baseline, its derivatives by ln of infiltration length, seed density and carrying
-        capacity, and by a shift of the drawn outline outwards, 1/mm; 0 beyond the box."""
+    def _seed(self, plan, grid, redrawn=None):
+        """(box, (4, *box)): u at baseline and its derivatives by ln of infiltration length, seed density and carrying
+        capacity; 0 beyond the box.
+
+        redrawn: (*S) other labels of the same anatomy, whose tumor takes the place of the baseline's
+        """
         tumor = plan.anatomy.tissues[self.k]
         key = (grid.factor, plan.infiltration_mm, plan.seed_density, tumor.carrying_capacity)
-        if key not in self._seeds:
+        if key not in self._seeds or redrawn is not None:
             if len(self._seeds) >= 8:
                 self._seeds.pop(next(iter(self._seeds)))
             box, field = self._infiltrated(plan)
-            room, inside = self.fine.room[box], self.labels[box] == self.k
+            labels = self.labels[box]
+            if redrawn is not None:
+                labels = redrawn[box]
+                field = outlined_field(labels, plan.anatomy, self.spacing_mm, plan.interface_mm)
+                field = with_infiltration(
+                    field, plan.anatomy, self.spacing_mm, plan.infiltration_mm, plan.seed_density
+                )
+            room, inside = self.fine.room[box], labels == self.k
             u = np.divide(field[self.k], room, out=np.zeros_like(room), where=room > CLOSED).astype(np.float64)
             kappa = tumor.carrying_capacity
             level = min(tumor.visibility * kappa, 1 - 1e-6)
@@ -164,7 +174,7 @@ class TumorModel:
             least = level + (kappa - level) * ROOM
             # a voxel of fluid that tumor alone shares has no tissue to make room: its share stays 1
             held = ~inside & (u > edge * (1 + 1e-5))
-            by_length, by_seed, by_shift = np.zeros_like(u), np.zeros_like(u), np.zeros_like(u)
+            by_length, by_seed = np.zeros_like(u), np.zeros_like(u)
             if plan.infiltration_mm > 0:
                 # what the outline clips does not change
                 tail = ~inside & ~held & (u > 0) & (u < edge * (1 - 1e-5) if seed > 1 else True)
@@ -179,11 +189,13 @@ class TumorModel:
                 )
                 by_length = np.where(core, seed * (kappa - level) * fade * np.log(fade / (1 - ROOM)), by_length)
                 by_seed = np.where(tail | core, u, 0.0)
-                by_shift = np.where(tail, u, np.where(core, seed * kappa - u, 0.0)) / plan.infiltration_mm
-            parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, np.where(held, 0.0, u), by_shift)]
+            parts = [np.where(room > CLOSED, v, 0.0) for v in (u, by_length, by_seed, np.where(held, 0.0, u))]
             if max(grid.factor) > 1:
                 box, parts = self._pooled(box, [v * room for v in parts], grid)
-            self._seeds[key] = (box, torch.from_numpy(np.stack(parts)).to(self.dtype))
+            seed = (box, torch.from_numpy(np.stack(parts)).to(self.dtype))
+            if redrawn is not None:
+                return seed
+            self._seeds[key] = seed
         return self._seeds[key]
 
     def _pooled(self, box, amounts, grid):
@@ -207,7 +219,7 @@ class TumorModel:
         progress=None,
         cancelled=None,
         plan: Plan | None = None,
-        shifts=None,
+        redrawn=None,
     ) -> list[Shares]:
         """The shares on each of `days` (ascending, day 0 allowed), for every member.
 
@@ -215,12 +227,12 @@ class TumorModel:
         report: called with the index of the day and its `Shares`, inside their box only and overwritten afterwards;
             without it they are returned, whole
         plan: other treatments for the same anatomy; None: the model's own
-        shifts: (J, *S) fields; the derivatives by a shift of the baseline's outline outwards by each, 1/mm, follow
-            those by `columns`
+        redrawn: (*S) labels with another outline of the baseline's tumor, from which it starts instead
         Raises InterruptedError when cancelled() says yes.
         """
         grid = self.fine if grid is None else grid
         plans = [applied(self.plan if plan is None else plan, values) for values in members]
         with torch.no_grad():
-            walk = Walk(self, plans, days, grid, [c.name for c in columns], members, shifts)
+            walk = Walk(self, plans, days, grid, [c.name for c in columns], members, redrawn)
             return walk.run(list(days), report, progress, cancelled)
+

@@ -65,9 +65,9 @@ class Shares:
 class Walk:
     """One run: coefficients, window, steps."""
 
-    def __init__(self, model, plans, days, grid, columns, members, shifts):
-        self.model, self.grid, self.plans, self.shifts = model, grid, plans, shifts
-        self.derivatives = len(columns) + (0 if shifts is None else len(shifts))
+    def __init__(self, model, plans, days, grid, columns, members, redrawn):
+        self.model, self.grid, self.plans, self.redrawn = model, grid, plans, redrawn
+        self.derivatives = len(columns)
         self.like = dict(dtype=model.dtype)
         plan = plans[0]
         tissues = [p.anatomy.tissues[model.k] for p in plans]
@@ -79,7 +79,6 @@ class Walk:
             return torch.tensor(values, **self.like).reshape(-1, *self.tail)
 
         self.column = {name: i + 1 for i, name in enumerate(columns)}
-        self.named = len(columns)
         self.rho = scalar([t.growth_per_day for t in tissues])
         self.kappa = scalar([t.carrying_capacity for t in tissues])
         self.alpha, self.beta = scalar([t.alpha_per_gy for t in tissues]), scalar([t.beta_per_gy2 for t in tissues])
@@ -145,14 +144,11 @@ class Walk:
     def _seed(self):
         self.full = torch.zeros((1 + self.derivatives, len(self.plans), *self.shape), **self.like)
         for b, plan in enumerate(self.plans):
-            box, (u, by_length, by_seed, by_capacity, by_shift) = self.model._seed(plan, self.grid)
+            box, (u, by_length, by_seed, by_capacity) = self.model._seed(plan, self.grid, self.redrawn)
             self.full[(0, b, *box)] = u
             for name, derivative in ((INFILTRATION, by_length), (SEED, by_seed), (CAPACITY, by_capacity)):
                 if name in self.column:
                     self.full[(self.column[name], b, *box)] = derivative
-            if self.shifts is not None:
-                shifts = torch.as_tensor(self.shifts[(slice(None), *box)], **self.like)
-                self.full[(slice(1 + self.named, None), b, *box)] = by_shift * shifts
 
     # ---- time
 
