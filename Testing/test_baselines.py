@@ -145,17 +145,17 @@ def test_a_mechanistic_baseline_keeps_what_no_tumor_reaches_and_beats_persistenc
     from AnatomyDTLib.learning.training import TrainConfig, mean_dice, train
     from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
 
-    data = voronoi(10, VoronoiSettings(shape=(40, 40), seed=5))
+    data = voronoi(8, VoronoiSettings(shape=(32, 32), seed=5))
     net = baselines.build(method, data)
-    batch = collate(data, range(10))
+    batch = collate(data, range(8))
     before = sum(mean_dice(batch.states[:, :1], batch))
     with torch.no_grad():
         first = net(batch)[:, 0].argmax(1)
     far = (batch.distances[:, -1] < -20) & (batch.distances[:, -1] > -90)
     assert bool(far.any()) and torch.equal(first[far], batch.labels[:, 0][far])
-    train(net, data, np.arange(8), np.arange(8, 10), TrainConfig(steps=8))
+    train(net, data, np.arange(8), np.arange(8), TrainConfig(steps=5))
     with torch.no_grad():
-        assert sum(mean_dice(net(batch), batch)) > before + 0.3          # 3 points of DSC a case
+        assert sum(mean_dice(net(batch), batch)) > before + 0.24         # 3 points of DSC a case
 
 
 def test_stretches_of_time_add_up_to_what_lies_between_two_visits():
