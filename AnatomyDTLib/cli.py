@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--size", type=int, metavar="N", help="voxels along each edge of a generated case (default: 96)")
     verb.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
     verb.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel edges that a folder's cases are brought to: one, or z y x")
-    verb.add_argument("--seconds", type=float, metavar="S", help="CPU seconds of training per method and fold (default: 60)")
+    verb.add_argument("--seconds", type=float, metavar="S", help="CPU seconds of training per method and fold (default: 120)")
     verb.add_argument("--steps", type=int, metavar="N", help="longest training in steps of 8 cases, in place of seconds or beside them")
     verb.add_argument("--trials", type=int, metavar="N", help="settings that are tried for each method (default: 4)")
     verb.add_argument("--processes", type=int, default=2, metavar="N", help="jobs side by side, one thread each (default: 2)")
