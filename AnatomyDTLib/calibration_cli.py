@@ -28,6 +28,10 @@ def run(arguments, progress):
         raise PlanError(f"--out must name a file for the twin in a folder that exists, not '{arguments.out}'")
     if not 1 <= arguments.starts <= MOST_STARTS:
         raise PlanError(f"--starts must lie between 1 and {MOST_STARTS}, not {arguments.starts}")
+    if arguments.refine_network != (arguments.weights is not None):
+        raise PlanError(
+            "--refine-network and --weights go together: the last layer of these weights is refined for the patient")
+    growth = out.with_name(out.name.removesuffix(".json") + ".growth.safetensors") if arguments.refine_network else None
     followups = [_dated(text, "follow-up") for text in arguments.followups]
     given = {
         kind: dict(reversed(_dated(text, kind)) for text in getattr(arguments, kind) or ())
@@ -79,6 +83,10 @@ def run(arguments, progress):
         files += visit.inputs
     if arguments.plan:
         files.append(Path(arguments.plan))
+    if arguments.weights:
+        from .learning.weights import located
+
+        files.append(Path(located(arguments.weights)))
 
     kept = out.with_name(out.name + ".partial")
     key = _key(arguments, files, bounds)
@@ -95,6 +103,8 @@ def run(arguments, progress):
         parameters=arguments.parameters,
         bounds=bounds,
         twin=former,
+        weights=arguments.weights,
+        refine=growth,
         settings=Settings(starts=arguments.starts, seed=arguments.seed),
         state=state,
         save=save,
@@ -105,7 +115,7 @@ def run(arguments, progress):
     with contextlib.suppress(OSError):
         kept.unlink()
     warnings += [w for w in twin.fit["warnings"] if w not in warnings]
-    return lines(twin) + [f"wrote {out}"], warnings
+    return lines(twin) + [f"wrote {path}" for path in (out, growth) if path is not None], warnings
 
 
 def lines(twin) -> list[str]:
@@ -129,6 +139,11 @@ def lines(twin) -> list[str]:
         "",
         *_aligned(visits),
         f"outlines agree to {twin.fit['outline_noise_mm']:.2f} mm; {twin.fit['evaluations']} runs",
+        *(
+            [f"growth network refined: objective {g['objective_loaded']:.1f} to {g['objective_refined']:.1f} in {g['runs']} runs"]
+            if (g := twin.growth)
+            else []
+        ),
     ]
 
 

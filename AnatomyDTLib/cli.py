@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--bounds", nargs="+", metavar="NAME=LOW:HIGH", help="bounds of parameters, in their units")
     verb.add_argument("--probability", nargs="+", metavar="FILE@DAY", help="probability maps of the tumor, fitted in place of that day's labels")
     verb.add_argument("--cellularity", nargs="+", metavar="FILE@DAY", help="maps of the tumor's density, 0 to 1, fitted in place of that day's labels")
+    verb.add_argument("--weights", metavar="FILE", help="weights of a growth network (.safetensors), for --refine-network")
+    verb.add_argument("--refine-network", action="store_true", help="also refine the last layer of --weights for this patient, beside the twin")
     verb.add_argument("--resample", action="store_true", help="bring follow-ups of another geometry onto the baseline's voxels")
     verb.add_argument("--starts", type=int, default=3, metavar="N", help="starting points of the search (default: 3)")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the starting points (default: 0)")

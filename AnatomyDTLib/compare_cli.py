@@ -93,6 +93,8 @@ def run(arguments, progress):
             notes.append(
                 f"the patient's parameters are those of {Path(arguments.twin).name} in every plan; "
                 "the plans give treatments and days")
+            if twin.growth:
+                notes.append("the twin's refined growth network takes no part here: its draws are those of the equation")
         comparison = engine.compare(
             candidates, labelled.volume.spacing_mm, members=members, rule=_rule(arguments), device=arguments.device,
             progress=progress)

@@ -181,6 +181,9 @@ def calibrate(
     parameters=None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     twin=None,
+    weights: str | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
+    refine: str | None = None,
     settings=None,
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
@@ -195,6 +198,8 @@ def calibrate(
     parameters: names of what is fitted (`calibration.parameters.available`); None: diffusivity, growth and the sensitivities to
         the plan's treatments; bounds: name -> (low, high) in the parameter's unit
     twin: a former twin of this baseline, to be updated with visits that it has not seen; its forecast for them is recorded
+    weights, images: a growth network as in `forecast`, fitted with `refine`: the file (safetensors) that takes it with its last
+        layer moved to explain these visits, for a forecast's `weights`; the parameters are fitted without it, before
     settings: `calibration.fit.Settings`; save, state: what `save` was last called with goes on where it stopped
     Raises ForecastError or CalibrationError (ValueErrors) for a user's mistake, Cancelled when told to stop.
     """
@@ -212,14 +217,19 @@ def calibrate(
     maps = _checked_maps(plan, maps or {}, labels.shape)
     if twin is not None:
         twin.check_patient(labels, spacing_mm)
+    if (weights is None) != (refine is None):
+        raise ForecastError(
+            "weights are given to a calibration to refine their last layer for this patient: name the weights and where the "
+            "refined ones go")
+    network = _network(weights, images, plan, labels.shape)
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)        # as in `_run`: small operations
     try:
-        found, _ = calibration.calibrate(
-            labels, spacing_mm, plan, later, maps=maps, parameters=parameters, bounds=bounds, former=twin, settings=settings or Settings(),
-            state=state, save=save, progress=progress, cancelled=cancelled,
+        found, _, refined = calibration.calibrate(
+            labels, spacing_mm, plan, later, maps=maps, parameters=parameters, bounds=bounds, former=twin, network=network,
+            settings=settings or Settings(), state=state, save=save, progress=progress, cancelled=cancelled,
         )
     except InterruptedError:
         raise Cancelled("the calibration was cancelled") from None
@@ -227,7 +237,27 @@ def calibrate(
         raise ForecastError("there is not enough memory for this calibration: crop the image or use larger voxels") from None
     finally:
         torch.set_num_threads(threads)
-    return found
+    return found if refined is None else _with_growth(found, refined, weights, refine)
+
+
+def _with_growth(twin, refined, weights, path):
+    """Writes a refined growth network and names it and the one that was loaded in the twin, by hash."""
+    import hashlib
+    from dataclasses import replace
+    from pathlib import Path
+
+    from .learning.growth import save_growth
+    from .learning.weights import located
+
+    try:
+        save_growth(refined.network, path)
+    except ValueError as error:
+        raise ForecastError(str(error)) from None
+    hashes = {
+        name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for name, file in (("loaded", located(weights)), ("refined", path))
+    }
+    return replace(twin, growth={**twin.growth, **hashes})
 
 
 def ensemble(labels, spacing_mm, twin, plan: Plan | None = None, *, maps=None, members: int = 20, seed: int = 0, progress=None, cancelled=None):

@@ -19,6 +19,7 @@ from .ensemble import ensemble
 from .fit import Settings, fit
 from .observations import Visit
 from .parameters import CHI, CalibrationError, Parameter, available, chosen, usual
+from .refine import Refined, refine
 from .tumor import TumorModel, why_not
 from .twin import TIED, Fitted, Seen, Twin, fingerprint, fingerprint_of
 from .walk import drawn
@@ -66,16 +67,19 @@ def calibrate(
     parameters=None,
     bounds=None,
     former: Twin | None = None,
+    network=None,
     settings: Settings = Settings(),
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> tuple[Twin, list[str]]:
-    """(the twin, warnings) of a baseline and later visits. Everything but the observations has been checked.
+) -> tuple[Twin, list[str], Refined | None]:
+    """(the twin, warnings, its growth network) of a baseline and later visits. Everything but the observations has been
+    checked.
 
     parameters: names to fit; None: `parameters.usual`, or the former twin's; bounds: name -> (low, high)
     former: a twin of the same baseline, whose posterior is the prior here and whose forecast is judged by these visits
+    network: (`GrowthNetwork`, its images or None), whose last layer is refined after the fit; None: there is none
     """
     begun, started = time.perf_counter(), time.process_time()
     labels = np.asarray(labels)
@@ -95,14 +99,17 @@ def calibrate(
             former, labels, spacing_mm, plan, visits, maps, lambda f, t: progress and progress(start * f, t), cancelled
         )
 
+    end = 1.0 if network is None else 0.5
+
     def told(fraction, text):
         if progress is not None:
-            progress(start + (1 - start) * fraction, text)
+            progress(start + (end - start) * fraction, text)
 
+    reach = np.any([v.values > 0 for v in visits], axis=0)
     if reason is None:
         model = TumorModel(labels, spacing_mm, plan, maps)
     else:
-        model = general.GeneralModel(labels, spacing_mm, plan, maps, np.any([v.values > 0 for v in visits], axis=0))
+        model = general.GeneralModel(labels, spacing_mm, plan, maps, reach)
         warnings.append(f"the whole state is fitted, which takes longer: {reason}")
     visibility = plan.anatomy.tissues[model.k].visibility
     if former is not None:
@@ -141,6 +148,20 @@ def calibrate(
         )
         for i, p in enumerate(fitted)
     )
+    refined = None
+    if network is not None:
+        refined = refine(
+            *network,
+            general.GeneralModel(labels, spacing_mm, plan, maps, reach),
+            visits,
+            {p.name: p.value for p in results},
+            found.noise,
+            found.patch_mm,
+            progress=lambda f, t: progress and progress(end + (1 - end) * f, t),
+            cancelled=cancelled,
+        )
+    elif former is not None and former.growth:
+        warnings.append("the growth network of the former twin is not carried over: refine it again with its weights")
     voxel_ml = math.prod(spacing_mm) / 1000.0
     seen = []
     for visit, given, shares in zip(visits, observations, found.shares):
@@ -210,8 +231,9 @@ def calibrate(
         {name: fingerprint_of(v) for name, v in sorted((maps or {}).items())},
         run,
         () if former is None else former.former + (former.sha256,),
+        {} if refined is None else refined.record,
     )
-    return twin, warnings
+    return twin, warnings, refined
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

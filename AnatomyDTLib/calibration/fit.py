@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .observations import Noise, Visit, misfit, noise_of
-from .outlines import outline_errors, patch_of, redrawn, surface_mm2
+from .outlines import outline_errors, patch_of, redrawn, surface_mm2, voxels_of_a_patch
 from .parameters import SEED, Parameter
 
 # Smaller expected gains of F end the search; F is a log-likelihood, so that a tenth is a fortieth of a standard error
@@ -331,7 +331,7 @@ class _Search:
         misfits = point.misfits or [
             misfit(s, v, self.visibility, self.model.fine, first) for s, v in zip(point.shares, self.visits)
         ]
-        seen = [m for m, v in zip(misfits, self.visits) if not v.density]
+        seen = [(m.distance, m.seen) for m, v in zip(misfits, self.visits) if not v.density]
         sigma = noise_of(seen, LEAST_SIGMA * edge, LARGEST_SIGMA * edge, self.settings.odd) if seen else first.sigma_mm
         if former is not None:
             sigma = max(sigma, former / 3)
@@ -410,8 +410,7 @@ class _Search:
         half = vectors * np.sqrt(values)
         white = (vectors / np.sqrt(values)).T
         ratios, turn = np.linalg.eigh(white @ g @ white.T)
-        voxel, patch = math.prod(self.model.spacing_mm), self.patch_mm**2
-        ratios = np.maximum(ratios, max(1.0, 1.8 * self.noise.sigma_mm * patch / voxel))
+        ratios = np.maximum(ratios, voxels_of_a_patch(self.noise.sigma_mm, self.patch_mm, self.model.spacing_mm))
         middle = np.linalg.inv(turn * ratios @ turn.T + white @ (by_outline + np.zeros_like(h)) @ white.T)
         return half @ middle @ half.T, float(ratios.mean())
 

@@ -109,17 +109,17 @@ class GeneralModel:
     def _pass(self, values, column: Parameter | None, days, progress, cancelled):
         """Per day (u, room, wall), or with a column the derivative of u by its coordinate."""
         later = tuple(d for d in days if d > DAY_TOLERANCE)
-        p, equation, course = self._assembled(values)
+        p, equation, course = self.assembled(values)
         course = dataclasses.replace(course, reported=(0.0, *later) if later else (0.0,))
         if column is None:
             # the differentiable solver, so that value and derivative are of one scheme
             with torch.no_grad():
                 states, _ = integrate(p, equation, course, progress=progress, cancelled=cancelled)
             states = states if days[0] <= DAY_TOLERANCE else states[1:]
-            return [self._share(s) for s in states]
+            return [self.share(s) for s in states]
         x = column.coordinate(values.get(column.name, column.start))
         ends = [
-            self._assembled({**values, column.name: math.exp(x + s) if column.positive else x + s})
+            self.assembled({**values, column.name: math.exp(x + s) if column.positive else x + s})
             for s in (STEP, -STEP)
         ]
         by = [_difference(a, b) for a, b in zip(_numbers(ends[0]), _numbers(ends[1]))]
@@ -132,15 +132,16 @@ class GeneralModel:
             states = states if days[0] <= DAY_TOLERANCE else states[1:]
             found = []
             for state in states:
-                tangent = forward_ad.unpack_dual(self._share(state)[0]).tangent
+                tangent = forward_ad.unpack_dual(self.share(state)[0]).tangent
                 found.append(torch.zeros(state.shape[2:], dtype=self.dtype) if tangent is None else tangent.detach())
             return found
 
-    def _assembled(self, values):
+    def assembled(self, values):
+        """(state, equation, course) of the plan with these values, in the box (`physics.assembly.assemble`)."""
         maps = {name: a[self.box] for name, a in self.maps.items()}
         return assemble(applied(self.plan, values), self.labels[self.box], self.spacing_mm, maps, dtype=self.dtype)
 
-    def _share(self, state):
+    def share(self, state):
         """u, C and the wall of a state (1, K, *S)."""
         p = state[0]
         room = p[self.group].sum(0)

@@ -111,6 +111,27 @@ def misfit(shares: Shares, visit: Visit, visibility: float, grid: Grid, noise: N
     return found
 
 
+def loss(u, room, wall, visit: Visit, tissue, spacing_mm, noise: Noise) -> torch.Tensor:
+    """The value of `misfit` as a number that can be differentiated backwards, on the image's voxels.
+
+    u, room, wall: (*S), as in `Shares`; tissue: the tumor's class, for its visibility and carrying capacity
+    """
+    if visit.density:
+        y = torch.from_numpy(np.ascontiguousarray(visit.values)).double()
+        keep = room > CLOSED
+        r = ((u * room).double() - y)[keep] / noise.density
+        return (0.5 * r * r + math.log(noise.density)).sum()
+    return _likelihood(*distances(u, room, wall, visit, tissue, spacing_mm), noise)[0].sum()
+
+
+def distances(u, room, wall, visit: Visit, tissue, spacing_mm) -> tuple[torch.Tensor, torch.Tensor]:
+    """(s, y) of the voxels that can be drawn as tumor."""
+    y = torch.from_numpy(np.ascontiguousarray(visit.values)).double()
+    s, _ = _distance(u[None], room, tissue.visibility, tissue.carrying_capacity, None, spacing_mm)
+    keep = room > wall
+    return s[keep], y[keep]
+
+
 def _distance(u, room, visibility, kappa, capacity_column, spacing):
     """s (*S) and its derivatives (n, *S), float64."""
     u = u.double()
@@ -160,10 +181,9 @@ def _summed(value, slope, first, second, index, distance, seen):
     return Misfit(value, each.sum(1), (weighted @ slope.T).numpy(), scores, blocks, distance, seen)
 
 
-def noise_of(misfits, smallest_mm: float, largest_mm: float, odd: float) -> float:
-    """The σ (mm) under which the outlines of these visits are most likely."""
-    s = torch.cat([m.distance for m in misfits])
-    y = torch.cat([m.seen for m in misfits])
+def noise_of(outlines, smallest_mm: float, largest_mm: float, odd: float) -> float:
+    """The σ (mm) under which the outlines of these visits, (s, y) of each, are most likely."""
+    s, y = (torch.cat(values) for values in zip(*outlines))
     if not len(s):
         return smallest_mm
     grid = np.geomspace(smallest_mm, largest_mm, 25)

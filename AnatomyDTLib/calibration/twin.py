@@ -102,6 +102,8 @@ class Twin:
     observations: every visit so far, ascending; maps: name -> sha256 of the arrays that the treatments name
     fit: what ran: settings, iterations, noise, versions; JSON-able
     former: sha256 of the twins that this one was updated from, oldest first
+    growth: of a refined growth network (`refine.Refined.record`), with the sha256 of the weights that were loaded
+        ("loaded") and of the file that holds the refined ones ("refined"); {} without one, and then not in the document
     """
 
     patient: str
@@ -116,6 +118,7 @@ class Twin:
     maps: dict = field(default_factory=dict)
     fit: dict = field(default_factory=dict)
     former: tuple[str, ...] = ()
+    growth: dict = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,7 +195,8 @@ class Twin:
                 value = json.loads(value.to_json())
             elif item.name in ("parameters", "observations"):
                 value = [dataclasses.asdict(v) for v in value]
-            document[item.name] = value
+            if item.name != "growth" or value:
+                document[item.name] = value
         return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
@@ -215,6 +219,7 @@ class Twin:
                 f"the twin has version {version!r}; this program reads version {TWIN_VERSION}: calibrate it again"
             )
         fields = {item.name for item in dataclasses.fields(cls)}
+        document.setdefault("growth", {})
         if set(document) != fields:
             odd = sorted(set(document) ^ fields)
             raise CalibrationError(f'the twin has the wrong keys ("{odd[0]}"); it was changed or cut short')
@@ -226,6 +231,8 @@ class Twin:
                 document[key] = tuple(tuple(float(v) for v in row) for row in document[key])
             for key in ("shape", "spacing_mm", "prior_mean", "former"):
                 document[key] = tuple(document[key])
+            if not isinstance(document["growth"], dict):
+                raise TypeError("growth must be an object")
             twin = cls(**document)
             n = len(twin.parameters)
             spd = np.array(twin.covariance)
