@@ -48,6 +48,10 @@ from .weights import TrainingError, read_tensors
 FORMAT = "anatomydt-twin-2"
 # Over what lengths a tissue's speed passes into the next one's, and the front's speed is carried to the voxels beside it, mm.
 TISSUE_MM, FRONT_MM = 2.0, 4.0
+# How far beside a wall that a tumor grows against its growth takes place, mm.
+BESIDE_MM = 2.0
+# Where less than this of a border is near, nothing can grow against the wall.
+LEAST_BESIDE = 1e-2
 # Widths in which walls are looked for beside a front, mm.
 WALLS_MM = (2.0, 5.0)
 # Distances to the tumor's border that the network sees as exp(−d/length), mm.
@@ -273,9 +277,11 @@ class AnatomyTwin(nn.Module):
         """The rest of the tissue moved by the pressure of what the tumor's change displaces; the tumor's own border stays."""
         up, down = (parameter if push is None else parameter + push for parameter in (self.pushed, self.returning))
         part = torch.where(_each(now.advance, after.u) >= 0, torch.sigmoid(up), torch.sigmoid(down))
-        # A wall that the tumor does not pass gives way as a whole.
-        walls = after.c[:, self.walls].sum(1) if self.walls else 0.0
-        source = (part * after.room + walls) * (torch.sigmoid(after.u) - torch.sigmoid(before.u))
+        grown = torch.sigmoid(after.u) - torch.sigmoid(before.u)
+        room = after.room
+        source = part * room * grown
+        if self.walls:
+            source = source + self._against_walls(after, room, grown, now.spacing_mm)
         pressure = screened.solve(source, self.range_mm(), now.spacing_mm)
         still = list(self.sides.still_at)
         moving = [i for i in range(after.c.shape[1]) if i not in still]
@@ -299,6 +305,13 @@ class AnatomyTwin(nn.Module):
             columns[i] = c[:, j]
         c = torch.stack(columns, 1)
         return replace(after, c=c / c.sum(1, keepdim=True))
+
+    def _against_walls(self, state, room, grown, spacing_mm):
+        """What grows against a wall that gives way: all of it pushes, from the tumor's side of the wall."""
+        beside = (room * torch.sigmoid(state.u) * torch.sigmoid(-state.u)).unsqueeze(1)
+        against = (state.c[:, self.walls].sum(1) * grown).unsqueeze(1)
+        spread = blur(against / (blur(beside, BESIDE_MM, spacing_mm) + LEAST_BESIDE), BESIDE_MM, spacing_mm)
+        return (beside * spread)[:, 0]
 
     def _crept(self, state, now):
         """Every class of the rest comes forward by a speed in mm/day that fades with the days: its log-odds by λ times the way."""
