@@ -85,11 +85,9 @@ def calibrate(
     labels = np.asarray(labels)
     visits, warnings = _visits(labels, plan, observations, former)
     fitted = _parameters(plan, parameters, bounds, former)
-    reason, refused = why_not(plan, labels), general.why_not(plan)
+    reason = why_not(plan, labels)
     if reason is None and any(p.name.startswith(CHI) for p in fitted):
         reason = "cross-diffusion is fitted"
-    if refused is not None:
-        raise CalibrationError(f"this plan cannot be calibrated: {refused}")
     mean, precision = _prior(fitted, former)
     start = 0.0
     forecast = {}

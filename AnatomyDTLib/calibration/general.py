@@ -1,5 +1,5 @@
-"""The whole state with derivatives, for plans that one tumor class alone does not describe: cross-diffusion, edema
-beside the solid tumor, tissue that grows or wastes, what dies outside of what gives way.
+"""The whole state with derivatives, for plans that one tumor class alone does not describe: cross-diffusion, mass
+effect, edema beside the solid tumor, tissue that grows or wastes, what dies outside of what gives way.
 
 Runs like `TumorModel`, with the engine's own solver: forward-mode derivatives (a tangent of every step, exact) through
 `physics.stepping.integrate`, one pass per parameter, on the box of the tumor with room to grow. It costs some ten times
@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from ..physics.assembly import assemble
 from ..physics.stepping import DAY_TOLERANCE, integrate
 from ..plan import Plan
+from ..state import grown_box
 from .parameters import CAPACITY, Parameter, applied
 from .walk import Grid, Shares
 
@@ -26,13 +27,6 @@ from .walk import Grid, Shares
 ROOM_MM = 25.0
 # Of the coordinates, for the differences of the baseline's field and of the numbers that a plan's value becomes.
 STEP = 1e-3
-
-
-def why_not(plan: Plan) -> str | None:
-    """Why a plan cannot be fitted even so; None where it can."""
-    if plan.mass_effect > 0:
-        return "it has a mass effect; set mass_effect to 0 for the calibration"
-    return None
 
 
 class GeneralModel:
@@ -46,19 +40,17 @@ class GeneralModel:
     redraws = False
 
     def __init__(self, labels, spacing_mm, plan: Plan, maps=None, reach=None, dtype=torch.float32):
-        assert why_not(plan) is None
         self.labels, self.plan, self.dtype = np.asarray(labels), plan, dtype
         self.spacing_mm = tuple(float(h) for h in spacing_mm)
         self.maps = {name: np.asarray(values) for name, values in (maps or {}).items()}
         self.k = next(k for k in plan.anatomy.tumors if (self.labels == k).any())
         self.group = [self.k, *plan.anatomy.yields(self.k)]
         seen = np.isin(self.labels, plan.anatomy.tumors) | (False if reach is None else reach)
+        if plan.mass_effect > 0:
+            seen = np.ones(self.labels.shape, bool)  # what gives room to a mass may lie far from it
         self.box = tuple(
-            slice(max(0, int(hits[0]) - math.ceil(ROOM_MM / h)), int(hits[-1]) + 1 + math.ceil(ROOM_MM / h))
-            for hits, h in (
-                (np.flatnonzero(seen.any(tuple(b for b in range(seen.ndim) if b != a))), h)
-                for a, h in enumerate(self.spacing_mm)
-            )
+            slice(max(0, s.start), min(n, s.stop))
+            for s, n in zip(grown_box(seen, ROOM_MM, self.spacing_mm), self.labels.shape)
         )
         empty = np.zeros(self.labels.shape, np.float32)
         self.fine = Grid((1,) * self.labels.ndim, self.spacing_mm, empty, empty, empty, empty, {})
