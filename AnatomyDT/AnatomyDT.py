@@ -27,6 +27,7 @@ from AnatomyDTPanel.logic import AnatomyDTLogic
 from AnatomyDTPanel.planning import Planning
 from AnatomyDTPanel.results import Results
 from AnatomyDTPanel.treatments import TreatmentEditor
+from AnatomyDTPanel.twins import Twins
 
 SAMPLE_CATEGORY = "AnatomyDT"
 
@@ -80,7 +81,7 @@ def registerSampleData():
         )
 
 
-class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs, Planning, Forecasting, Results):
+class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs, Planning, Forecasting, Results, Twins):
     """The panel. What it shows is in the parameter node; what it does is in the logic."""
 
     def __init__(self, parent=None):
@@ -93,6 +94,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self._segmentsChanged = False
         self._updating = False
         self._linked = []
+        self._outlined = self._drawn = None
         self._lateShown = False
         self._plansChanged = False
 
@@ -107,6 +109,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         for text, numbering in tissues.numberings():
             self.ui.numberingComboBox.addItem(text, numbering or "")
         self.setUpModel()
+        self.setUpTwin()
         self._tissues = tissues.TissueTable(self.ui.tissueTable, self.onRoleChosen)
         self._treatments = TreatmentEditor(self.ui, self.onTreatmentsEdited, self.ui.eventStatusLabel.setText)
         self._followUps = FollowUpTable(
@@ -142,6 +145,9 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         ui.scoreButton.connect("clicked(bool)", lambda checked=False: self.onScore())
         ui.compareButton.connect("clicked(bool)", lambda checked=False: self.onCompare())
         ui.sideBySideButton.connect("clicked(bool)", lambda checked=False: self.onSideBySide())
+        ui.calibrateButton.connect("clicked(bool)", lambda checked=False: self.onCalibrate())
+        ui.saveTwinButton.connect("clicked(bool)", lambda checked=False: self.onSaveTwin())
+        ui.compareRegimesButton.connect("clicked(bool)", lambda checked=False: self.onCompareRegimes())
         for selector in (ui.segmentationSelector, ui.referenceSelector, ui.regionsSelector, ui.doseSelector):
             letTabReach(selector)
         # Another theme was chosen.
@@ -269,6 +275,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
             self.showModel()
             self.showExpected()
             self.updateApply()
+            self.showFollowUpOutlines()
             self.ui.scoreButton.setEnabled(len(self.comparedFollowUps()) > 0 and self.shown() is not None)
         finally:
             self._updating = False

@@ -129,6 +129,9 @@ class Process:
         yield
         return self._result(answer)
 
+    def _load(self, name: str) -> np.ndarray:
+        return np.load(self._folder / f"found_{name}.npy")
+
     def cancel(self) -> None:
         """Ends the process and all that it started; harmless when it has ended."""
         if self._process.poll() is None:
@@ -169,6 +172,12 @@ class Process:
         return f"the computation ended unexpectedly (exit code {code}): {last}"
 
 
+def _files(maps) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """(name of a map -> its file, file -> values): names are the user's, and no file names."""
+    files = {name: f"map{number}" for number, name in enumerate(maps or {})}
+    return files, {files[name]: values for name, values in (maps or {}).items()}
+
+
 def _crash(code: int) -> str:
     try:
         return signal.Signals(-code).name
@@ -183,31 +192,38 @@ class Computed:
     surfaces: frame by frame, the closed surfaces of tissues 1, 2, ... as `scene.surfaces.arrays_of` gives them; the
         same object in two frames that do not differ. None where the process has no VTK
     tumor_center: (k, j, i) of the tumor's middle on day 0, None without a tumor
+    band: (lower, upper), each (T,) mL, between which an ensemble's tumor lies with 80 %; None without one
     """
 
     forecast: Forecast
     surfaces: list[list[dict[str, np.ndarray]]] | None
     tumor_center: tuple[float, float, float] | None
+    band: tuple[list[float], list[float]] | None = None
 
 
 class Run(Process):
     """A forecast; arguments as `engine.forecast`, result() is Computed.
 
     ijk_to_ras: (4, 4) of the labels' grid, for the surfaces; None: no surfaces are made
+    twin: JSON of the calibrated twin that the plan's numbers are of; with `members`, draws of it are forecast too
     """
 
     def __init__(
         self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False, weights=None,
-        ijk_to_ras=None,
+        ijk_to_ras=None, twin=None, members=0,
     ):
-        self.plan, self.spacing_mm, self._shape = plan, tuple(spacing_mm), labels.shape
-        files = {name: f"map{number}" for number, name in enumerate(maps or {})}
         request = {
-            "task": "forecast", "plan": plan.to_json(), "spacing_mm": list(self.spacing_mm), "maps": files,
-            "device": device, "probabilities": probabilities, "weights": weights,
+            "task": "forecast", "probabilities": probabilities, "weights": weights, "twin": twin, "members": members}
+        self._begin(request, {"labels": labels}, labels, spacing_mm, plan, maps, device, ijk_to_ras)
+
+    def _begin(self, request, arrays, labels, spacing_mm, plan, maps, device, ijk_to_ras):
+        self.spacing_mm, self._shape = tuple(spacing_mm), labels.shape
+        files, stored = _files(maps)
+        request |= {
+            "plan": plan.to_json(), "spacing_mm": list(self.spacing_mm), "maps": files, "device": device,
             "ijk_to_ras": None if ijk_to_ras is None else np.asarray(ijk_to_ras).tolist(),
         }
-        super().__init__(request, {"labels": labels, **{files[name]: values for name, values in (maps or {}).items()}})
+        Process.__init__(self, request, {**arrays, **stored})
 
     def _loading(self, answer: dict):
         days = np.array(answer["days"])
@@ -230,13 +246,46 @@ class Run(Process):
                         read[number] = {key: self._load(f"{key}{number}") for key in ("points", "normals", "triangles")}
                 surfaces.append([read[number] for number in numbers])
         forecast = Forecast(
-            days, labels, np.array(answer["volume_ml"]), probability, self.spacing_mm, self.plan,
+            days, labels, np.array(answer["volume_ml"]), probability, self.spacing_mm, Plan.from_json(answer["plan"]),
             tuple(answer["warnings"]), answer["run"],
         )
-        return Computed(forecast, surfaces, answer["tumor_center"] and tuple(answer["tumor_center"]))
+        band = answer["band"] and (answer["band"]["lower"], answer["band"]["upper"])
+        return Computed(forecast, surfaces, answer["tumor_center"] and tuple(answer["tumor_center"]), band)
 
-    def _load(self, name: str) -> np.ndarray:
-        return np.load(self._folder / f"found_{name}.npy")
+
+class Calibration(Run):
+    """A twin fitted to visits; result() is (its JSON, Computed of the fit on the days of the visits).
+
+    visits: (day, labels (Z, Y, X) in the plan's numbering) after the baseline, ascending
+    twin: JSON of a former twin, which is updated; None: a new one; starts: as calibration.fit.Settings
+    """
+
+    def __init__(self, labels, spacing_mm, plan, visits, maps=None, device="auto", ijk_to_ras=None, twin=None, starts=3):
+        request = {"task": "calibrate", "visits": [day for day, _ in visits], "twin": twin, "starts": starts}
+        arrays = {"labels": labels, **{f"visit{number}": seen for number, (_, seen) in enumerate(visits)}}
+        self._begin(request, arrays, labels, spacing_mm, plan, maps, device, ijk_to_ras)
+
+    def _loading(self, answer):
+        computed = yield from super()._loading(answer)
+        return answer["twin"], computed
+
+
+class Comparing(Process):
+    """Plans over a twin's ensemble; result() is (what the worker's `compare` tells, (Z, Y, X) difference of the first two).
+
+    plans: (name, plan's JSON, labels in its numbering) of each; maps: of all of them; twin: its JSON
+    """
+
+    def __init__(self, plans, spacing_mm, twin, members, maps=None, device="auto"):
+        files, stored = _files(maps)
+        request = {
+            "task": "compare", "plans": [(name, plan) for name, plan, _ in plans], "twin": twin, "members": members,
+            "spacing_mm": list(spacing_mm), "maps": files, "device": device}
+        arrays = {f"labels{number}": labels for number, (_, _, labels) in enumerate(plans)}
+        super().__init__(request, {**arrays, **stored})
+
+    def _result(self, answer):
+        return answer, self._load("difference")
 
 
 class Scoring(Process):

@@ -72,6 +72,10 @@ class Forecasting:
         known = presets.GROWTH_LAWS.get(law)
         combo.setToolTip(known.source if known else _("The numbers of the plan file."))
 
+    def _modelIsThere(self):
+        p = self._parameterNode
+        return p.model == models.MECHANISTIC or bool(self._modelFile()) or (p.model == models.TWIN and p.twin is not None)
+
     def _modelFile(self):
         p = self._parameterNode
         return p.weightsFile if p.model == models.WEIGHTS else p.twinFile
@@ -81,15 +85,20 @@ class Forecasting:
         p = self._parameterNode
         if p.model == models.MECHANISTIC:
             return ""
-        if not self._modelFile():
-            return _("Choose the model's file.")
+        if not self._modelIsThere():
+            return self._missingModel()
         try:
             if p.model == models.WEIGHTS:
                 return _("Trained for: {names}.").format(names=", ".join(models.weights_of(p.weightsFile).tissues))
             return _("Calibrated on the days {days}.").format(
-                days=", ".join(format(visit.day, "g") for visit in models.twin_of(p.twinFile).observations))
+                days=", ".join(format(visit.day, "g") for visit in self.twin().observations))
         except PlanError as error:
             return sentence(error)
+
+    def _missingModel(self):
+        if self._parameterNode.model == models.TWIN:
+            return _("Choose the model's file, or calibrate a twin below.")
+        return _("Choose the model's file.")
 
     def onGrowthChosen(self, index):
         if self._parameterNode is not None and not self._updating and index >= 0:
@@ -228,8 +237,8 @@ class Forecasting:
                 ).format(name=treatment.region)
         if not p.forecastName.strip():
             return _("Give the forecast a name.")
-        if p.model != models.MECHANISTIC and not self._modelFile():
-            return _("Choose the model's file.")
+        if not self._modelIsThere():
+            return self._missingModel()
         try:
             self.plan()
         except PlanError as error:
@@ -237,6 +246,7 @@ class Forecasting:
         return devices.refusal(p.device, devices.known())
 
     def updateApply(self):
+        self.showTwin()
         button = self.ui.applyButton
         if self.logic.running:
             button.setText(_("Cancel"))
@@ -276,7 +286,7 @@ class Forecasting:
                 p.segmentation, plan, reference=p.reference, assignment=assignment, regions=self._regions(plan),
                 doses=self._doses(plan), name=p.forecastName.strip(), probabilities=p.probabilities, device=p.device,
                 weights=p.weightsFile if p.model == models.WEIGHTS else None,
-                twin=models.twin_of(p.twinFile) if p.model == models.TWIN else None,
+                twin=self.twin(), members=p.members,
                 progress=self.onProgress, completed=self.onCompleted)
         except ValueError as error:
             return self.say(str(error))

@@ -15,6 +15,7 @@ from AnatomyDTLib.scene.slices import saying
 from AnatomyDTLib.scene.surfaces import stored_meshes
 
 from .background import Run, Scoring
+from .calibrating import Calibrations
 from .jobs import Jobs
 from .packages import Packages
 from .parameters import AnatomyDTParameterNode
@@ -24,7 +25,7 @@ from .views import CENTER_ATTRIBUTE, Views
 PLAN_ATTRIBUTE = "AnatomyDT.Plan"
 
 
-class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
+class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views, Calibrations):
     """Runs forecasts in the background and finds them in the scene; needs no panel.
 
         logic = AnatomyDTLogic()
@@ -41,12 +42,15 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
 
     def forecast(
         self, segmentation, plan, reference=None, assignment=None, regions=None, doses=None, name="Forecast",
-        probabilities=False, device="auto", weights=None, twin=None, waitForCompletion=False, progress=None, completed=None,
+        probabilities=False, device="auto", weights=None, twin=None, members=20, waitForCompletion=False, progress=None,
+        completed=None,
     ):
         """Forecasts a segmentation in the background; arguments as AnatomyDTLib.scene.forecast.forecast.
 
         weights: path of a growth network's weights, None for the mechanistic model alone
         twin: the calibrated twin that the plan's numbers are of, where they are; a baseline of another is warned of
+        members: with `probabilities` and a twin of this baseline, the probability is that of so many draws of the twin,
+            and the chart gets its 80 % band; 0: the forecast's own
         progress: called with (fraction, text, new lines of the log)
         completed: called with (forecast, shown, message); forecast and shown are None without a result
         waitForCompletion: return (forecast, shown) when it is there; raises ForecastError, or Cancelled when it
@@ -58,11 +62,12 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
             raise ForecastError("no segmentation is chosen; choose the one that holds the anatomy and the tumor")
         scene = segmentation.GetScene()
         read = self._reading(segmentation, reference, plan, assignment, regions, doses, twin)
-        job = self._forecasting(scene, read, plan, name, device, probabilities, weights)
+        draws = (twin, members) if probabilities else (None, 0)
+        job = self._forecasting(scene, read, plan, name, device, probabilities, weights, *draws)
         return self.begin(job, scene, progress, completed, waitForCompletion)
 
     def _reading(self, segmentation, reference, plan, assignment, regions, doses, twin=None):
-        """Slices of (baseline, labels, segments, maps, warnings)."""
+        """Slices of (baseline, labels, segments, maps, warnings); with a twin, its doubts are the first warning."""
         baseline = yield from reading.reading(segmentation, reference)
         labels, segments = yield from reading.assigning(baseline, plan, assignment)
         maps, warnings = yield from rooms.reading_maps(baseline, regions, doses)
@@ -71,12 +76,21 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
             warnings += self._twinWarnings(twin, labels, baseline.spacing_mm)
         return baseline, labels, segments, maps, baseline.warnings + warnings
 
-    def _forecasting(self, scene, read, plan, name, device, probabilities, weights):
+    def _forecasting(self, scene, read, plan, name, device, probabilities, weights, twin, members):
         read = yield from saying(read, lambda nothing: (0.0, _("reading the segmentation")))
         baseline, labels, segments, maps, warnings = read
+        if twin is not None and self._twinWarnings(twin, labels, baseline.spacing_mm):
+            # What the draws say, they say of another patient.
+            twin = None
         self.start(Run(
-            labels, baseline.spacing_mm, plan, maps, device, probabilities, weights, baseline.grid.ijk_to_ras))
+            labels, baseline.spacing_mm, plan, maps, device, probabilities, weights, baseline.grid.ijk_to_ras,
+            twin and twin.to_json(), members))
         computed = yield from self.computed(0.9)
+        complete, shown = yield from self._placing(scene, computed, baseline, segments, name, warnings)
+        return complete, shown, _("The forecast '{name}' is complete.").format(name=name)
+
+    def _placing(self, scene, computed, baseline, segments, name, warnings):
+        """Slices that put what a process computed into the scene: (forecast, shown)."""
         found, count = computed.forecast, len(computed.forecast.days)
 
         def say(said):
@@ -88,10 +102,10 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
         attributes = {PLAN_ATTRIBUTE: found.plan.to_json()}
         if computed.tumor_center is not None:
             attributes[CENTER_ATTRIBUTE] = json.dumps(computed.tumor_center)
-        slices = rooms.showing(scene, found, baseline, segments, name, meshes, attributes, self.stage)
+        slices = rooms.showing(
+            scene, found, baseline, segments, name, meshes, attributes, self.stage, computed.band)
         shown = yield from saying(slices, say)
-        complete = dataclasses.replace(found, warnings=warnings + tuple(found.warnings))
-        return complete, shown, _("The forecast '{name}' is complete.").format(name=name)
+        return dataclasses.replace(found, warnings=warnings + tuple(found.warnings)), shown
 
     @staticmethod
     def _twinWarnings(twin, labels, spacing_mm):
@@ -142,6 +156,14 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views):
 
     def find(self, name):
         return rooms.find(slicer.mrmlScene, name) if name else None
+
+    @staticmethod
+    def planOf(shown):
+        """The JSON of a forecast's plan; raises ForecastError where it has none."""
+        text = shown.browser.GetAttribute(PLAN_ATTRIBUTE)
+        if not text:
+            raise ForecastError(f"the forecast '{shown.name}' does not hold its plan; run it again")
+        return text
 
     def isForecast(self, node):
         return any(node is shown.proxy for shown in self.forecasts())

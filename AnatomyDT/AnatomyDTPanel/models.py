@@ -66,14 +66,27 @@ def twin_of(path: str):
         raise PlanError(f"the file '{name}' is not a calibrated twin: {error}") from None
 
 
+def twin_in(node):
+    """The calibrated twin of a text node; raises PlanError with one sentence."""
+    try:
+        return Twin.from_json(node.GetText() or "")
+    except ValueError as error:
+        raise PlanError(f"the text '{node.GetName()}' is not a calibrated twin: {error}") from None
+
+
 def with_twin(plan: Plan, index: dict[str, int], twin) -> tuple[Plan, dict[str, int]]:
     """The plan with the patient's numbers, its tissues numbered as in the twin's, and the index that goes with it."""
+    plan, index = as_calibrated(plan, index, twin)
+    return twin.plan_for(plan=plan), index
+
+
+def as_calibrated(plan: Plan, index: dict[str, int], twin) -> tuple[Plan, dict[str, int]]:
+    """As `with_twin`, with the numbers that the plan has."""
     names = twin.plan.anatomy.names
     known = {name.casefold() for name in names}
     # What other treatments than the twin's leave behind comes after its own tissues.
     further = tuple(t.name for t in plan.anatomy.tissues if t.role in ("cavity", "necrosis") and t.name.casefold() not in known)
-    plan, index = fitted(plan, index, names + further, made_for="the twin was calibrated for")
-    return twin.plan_for(plan=plan), index
+    return fitted(plan, index, names + further, made_for="the twin was calibrated for")
 
 
 def fitted(

@@ -24,9 +24,9 @@ class Packages:
     def ensureDependencies(self, weights=False):
         """Asks for what is not installed; "" when everything is there, else the sentence that the user reads.
 
-        weights: a growth network's file is to be read
+        weights: a file of trained weights is to be read
         """
-        return self._ensure(("safetensors",) if weights else ())
+        return self._ensure(("safetensors", "scikit-image") if weights else ())
 
     def ensureScoringPackages(self):
         """Asks for what a comparison needs beyond a forecast; "" when everything is there, else why not."""

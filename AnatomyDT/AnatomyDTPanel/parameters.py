@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTextNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
@@ -16,7 +16,9 @@ class AnatomyDTParameterNode:
         these two show instead
     followUps, followUpDays: row by row, a node None where none is chosen yet; followUp: the one to compare with, None for all
     numbering, regime, regimeStartDay: what Fill and Use would take; comparedTissue: of the chart of all forecasts
-    model: "mechanistic", "weights" (with weightsFile) or "twin" (with twinFile)
+    model: "mechanistic", "weights" (with weightsFile) or "twin" (with twinFile, else the scene's own `twin`)
+    twin: the text that holds the twin which was calibrated here; members: how many draws of it
+    followUpOutlines: whether the follow-ups' outlines are drawn over the forecast, on the days that are nearest to theirs
     """
 
     segmentation: vtkMRMLSegmentationNode
@@ -26,6 +28,7 @@ class AnatomyDTParameterNode:
     followUp: vtkMRMLSegmentationNode
     regions: vtkMRMLSegmentationNode
     dose: vtkMRMLScalarVolumeNode
+    twin: vtkMRMLTextNode
     numbering: str = ""
     roles: str = "{}"
     regime: str = "none"
@@ -46,3 +49,6 @@ class AnatomyDTParameterNode:
     loadedDays: str = ""
     shownForecast: str = ""
     comparedTissue: str = ""
+    resampleFollowUps: bool = False
+    members: Annotated[int, WithinRange(2, 200)] = 20
+    followUpOutlines: bool = False

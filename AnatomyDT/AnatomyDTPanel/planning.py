@@ -74,7 +74,9 @@ class Planning:
     def showRegimes(self):
         """The presets: the standard courses, then every plan that is a text in the scene, as a sample brings one."""
         combo = self.ui.regimeComboBox
-        plans = [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if '"anatomydt_plan"' in (n.GetText() or "")]
+        texts = slicer.util.getNodesByClass("vtkMRMLTextNode")
+        # A twin holds a plan, too.
+        plans = [n for n in texts if '"anatomydt_plan"' in (n.GetText() or "") and '"anatomydt_twin"' not in n.GetText()]
         items = regimeTexts() + [(node.GetName(), node.GetID()) for node in plans]
         blocked = combo.blockSignals(True)
         if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count)] != items:
@@ -97,18 +99,30 @@ class Planning:
         treatments = presets.regime(name, self.days()[-1], self.ui.regimeStartSpinBox.value)
         self._parameterNode.treatments = choices.treatments_text(treatments)
 
-    def plan(self):
-        """(Plan, segment ID -> tissue index) of what is chosen; raises PlanError."""
+    def twin(self):
+        """The calibrated twin that is chosen, of a file or of the scene; None without one, raises PlanError."""
+        p = self._parameterNode
+        if p.model != models.TWIN:
+            return None
+        if p.twinFile or p.twin is None:
+            return models.twin_of(p.twinFile)
+        return models.twin_in(p.twin)
+
+    def plan(self, calibrated=True):
+        """(Plan, segment ID -> tissue index) of what is chosen; raises PlanError.
+
+        calibrated: with a twin's numbers; else with those that the twin started from
+        """
         p = self._parameterNode
         law, loaded = p.growthLaw or presets.DEFAULT_GROWTH, Plan.from_json(p.loadedPlan) if p.loadedPlan else None
-        twin = models.twin_of(p.twinFile) if p.model == models.TWIN else None
+        twin = self.twin()
         if twin is not None:
             law, loaded = choices.FROM_PLAN, twin.plan
         made = choices.plan(
             tissues.rowsOf(p.segmentation), json.loads(p.roles), choices.treatments_of(p.treatments), self.days(),
             law, p.infiltration, p.massEffect, loaded)
         if twin is not None:
-            return models.with_twin(*made, twin)
+            return (models.with_twin if calibrated else models.as_calibrated)(*made, twin)
         if p.model != models.WEIGHTS:
             return made
         weights = models.weights_of(p.weightsFile)

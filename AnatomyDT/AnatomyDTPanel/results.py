@@ -58,6 +58,7 @@ class Results:
             tumors = [i for i, tissue in enumerate(tissues) if "tumor" in tissue.casefold()]
             combo.setCurrentIndex((chosen + tumors + [0])[0])
             combo.blockSignals(blocked)
+        self._followDays(shown)
         if shown is not None and shown.baseline is not None and shown.baseline.GetDisplayNode() is not None:
             display = shown.baseline.GetDisplayNode()
             outlined = display.GetVisibility() and not display.GetVisibility2DFill()
@@ -65,6 +66,42 @@ class Results:
             blocked = self.ui.outlineSlider.blockSignals(True)
             self.ui.outlineSlider.setValue(value)
             self.ui.outlineSlider.blockSignals(blocked)
+
+    # Follow-ups over the forecast
+
+    def _followDays(self, shown):
+        """Observes the day of the forecast that is shown, for the follow-ups' outlines."""
+        browser = shown.browser if shown is not None else None
+        if browser is not self._outlined:
+            if self._outlined is not None:
+                self.removeObserver(self._outlined, vtk.vtkCommand.ModifiedEvent, self._onDayModified)
+            self._outlined = browser
+            if browser is not None:
+                self.addObserver(browser, vtk.vtkCommand.ModifiedEvent, self._onDayModified)
+        self.showFollowUpOutlines()
+
+    def _onDayModified(self, browser, event):
+        self.showFollowUpOutlines()
+
+    def showFollowUpOutlines(self):
+        """Where they are wanted: the outlines of the follow-up that is nearest to the day that is shown, of no other."""
+        p, shown = self._parameterNode, self.shown()
+        if p is None or shown is None:
+            return
+        wanted = None
+        number = shown.browser.GetSelectedItemNumber()
+        if p.followUpOutlines and 0 <= number < shown.sequence.GetNumberOfDataNodes():
+            day = float(shown.sequence.GetNthIndexValue(number))
+            near = min(self.followUps(), key=lambda row: abs(row[1] - day), default=None)
+            # Day 0 is the first scan's.
+            wanted = near[0] if near is not None and abs(near[1] - day) <= day else None
+        if self._drawn is not wanted:
+            # What the user outlined otherwise stays.
+            if self._drawn is not None and self._drawn.GetScene() is not None:
+                self.logic.showOutline(self._drawn, 0.0)
+            if wanted is not None:
+                self.logic.showOutline(wanted, 1.0)
+            self._drawn = wanted
 
     def onForecastChosen(self, index):
         if self._parameterNode is not None and index >= 0:

@@ -54,7 +54,8 @@ def compute(folder: str) -> None:
     sys.path.insert(0, request["library"])
     # Packages that only the application was told of are found too, after this interpreter's own.
     sys.path += [entry for entry in request["path"] if entry not in sys.path]
-    {"forecast": forecast, "score": score, "devices": devices}[request["task"]](folder, request)
+    tasks = {"forecast": forecast, "calibrate": calibrate, "compare": compare, "score": score, "devices": devices}
+    tasks[request["task"]](folder, request)
 
 
 def score(folder: str, request: dict) -> None:
@@ -111,36 +112,118 @@ def load(folder: str, name: str):
 
 
 def forecast(folder: str, request: dict) -> None:
+    """A forecast; with a twin also its ensemble, whose probability of tumor takes the place of the forecast's."""
+    from AnatomyDTLib import engine
+    from AnatomyDTLib.calibration.twin import Twin
+    from AnatomyDTLib.plan import Plan
+
+    plan, maps, labels = Plan.from_json(request["plan"]), maps_of(folder, request), load(folder, "labels")
+    members = request["members"] if request["twin"] else 0
+    share = 0.95 if not members else 0.2
+    found = engine.forecast(
+        labels, request["spacing_mm"], plan, maps=maps, weights=request["weights"], device=request["device"],
+        probabilities=request["probabilities"] and not members, progress=teller(0.0, share),
+    )
+    probability, band = found.tumor_probability, None
+    if members:
+        drawn = engine.ensemble(
+            labels, request["spacing_mm"], Twin.from_json(request["twin"]), plan, maps=maps, members=members,
+            progress=teller(share, 0.95))
+        low, _, high = drawn.band()
+        probability, band = drawn.probability.astype("float16"), {"lower": low.tolist(), "upper": high.tolist()}
+    write(folder, "answer.json", {**forecast_answer(folder, request, found, probability), "band": band})
+
+
+def calibrate(folder: str, request: dict) -> None:
+    """A twin, and its forecast of the visits that it was fitted to."""
+    import dataclasses
+
+    from AnatomyDTLib import engine
+    from AnatomyDTLib.calibration.fit import Settings
+    from AnatomyDTLib.calibration.twin import Twin
+    from AnatomyDTLib.plan import Plan
+
+    maps, labels = maps_of(folder, request), load(folder, "labels")
+    visits = [(day, load(folder, f"visit{number}")) for number, day in enumerate(request["visits"])]
+    twin = engine.calibrate(
+        [(0.0, labels), *visits], request["spacing_mm"], Plan.from_json(request["plan"]), maps=maps,
+        twin=Twin.from_json(request["twin"]) if request["twin"] else None, settings=Settings(starts=request["starts"]),
+        progress=teller(0.0, 0.85))
+    fit = twin.plan_for()
+    fit = dataclasses.replace(fit, days=tuple(visit.day for visit in twin.observations))
+    found = engine.forecast(
+        labels, request["spacing_mm"], fit, maps=maps, device=request["device"], progress=teller(0.85, 0.95))
+    answer = {**forecast_answer(folder, request, found, None), "band": None, "twin": twin.to_json()}
+    answer["warnings"] = list(dict.fromkeys([*twin.fit["warnings"], *answer["warnings"]]))
+    write(folder, "answer.json", answer)
+
+
+def compare(folder: str, request: dict) -> None:
+    """What several plans lead to over a twin's ensemble, and where the first leaves more tumor than the second."""
+    import dataclasses
+
     import numpy as np
 
     from AnatomyDTLib import engine
+    from AnatomyDTLib.calibration.compare import BAND, Candidate, of_patient, paired_members
+    from AnatomyDTLib.calibration.twin import Twin
     from AnatomyDTLib.plan import Plan
 
-    maps = {name: load(folder, file) for name, file in request["maps"].items()}
-    last = [-1.0]
+    twin, maps = Twin.from_json(request["twin"]), maps_of(folder, request)
+    candidates = []
+    for number, (name, text) in enumerate(request["plans"]):
+        labels, plan = load(folder, f"labels{number}"), of_patient(Plan.from_json(text), twin.plan)
+        twin.check_patient(labels, request["spacing_mm"])
+        candidates.append(Candidate(name, plan, labels, {key: maps[key] for key in plan.map_names()}))
+    members = paired_members(twin, [one.plan for one in candidates], request["members"])
+    found = engine.compare(
+        candidates, request["spacing_mm"], members=members, device=request["device"], progress=teller(0.0, 0.98))
+    answer = {"members": found.members, "outcomes": [], "preferences": [dataclasses.asdict(p) for p in found.preferences]}
+    for outcome in found.outcomes:
+        low, middle, high = np.quantile(outcome.tumor_ml, (BAND[0], 0.5, BAND[1]), axis=0, method="hazen")
+        days = [outcome.progression_quantile(part) for part in (BAND[0], 0.5, BAND[1])]
+        answer["outcomes"].append({
+            "name": outcome.name, "days": outcome.days.tolist(), "lower": low.tolist(), "median": middle.tolist(),
+            "upper": high.tolist(), "progression": [day if np.isfinite(day) else None for day in days],
+            "progressed": float(outcome.progressed.mean()),
+            "dose_gy": {dose.tissue: dose.mean_gy for dose in outcome.doses},
+        })
+    last = found.outcomes[0].reported[-1]
+    save(folder, "difference", found.difference(request["plans"][0][0], request["plans"][1][0], last))
+    write(folder, "answer.json", {**answer, "day": last})
 
-    def told(fraction, text):
-        if fraction - last[0] >= 0.002 or fraction >= 1.0:
-            last[0] = fraction
-            tell(0.95 * fraction, text)
 
-    found = engine.forecast(
-        load(folder, "labels"), request["spacing_mm"], Plan.from_json(request["plan"]),
-        maps=maps, weights=request["weights"], device=request["device"], probabilities=request["probabilities"],
-        progress=told,
-    )
+def maps_of(folder: str, request: dict) -> dict:
+    return {name: load(folder, file) for name, file in request["maps"].items()}
+
+
+def teller(first: float, last: float):
+    """What an engine tells its progress to: its own 0 to 1 are this part of the whole."""
+    told = [-1.0]
+
+    def say(fraction, text):
+        if fraction - told[0] >= 0.002 or fraction >= 1.0:
+            told[0] = fraction
+            tell(first + (last - first) * fraction, text)
+
+    return say
+
+
+def forecast_answer(folder: str, request: dict, found, probability) -> dict:
+    """Writes the arrays of a forecast; returns the rest of it."""
+    import numpy as np
+
     for number, labels in enumerate(found.labels):
         save(folder, f"labels{number}", labels)
-        if found.tumor_probability is not None:
-            save(folder, f"probability{number}", found.tumor_probability[number])
+        if probability is not None:
+            save(folder, f"probability{number}", probability[number])
     tumor = np.argwhere(np.isin(found.labels[0], found.plan.anatomy.tumors))
-    answer = {
+    return {
         "days": found.days.tolist(), "volume_ml": found.volume_ml.tolist(), "warnings": list(found.warnings),
-        "run": found.run, "probabilities": found.tumor_probability is not None,
+        "run": found.run, "plan": found.plan.to_json(), "probabilities": probability is not None,
         "surfaces": surfaces(folder, found, request["ijk_to_ras"]) if request["ijk_to_ras"] else None,
         "tumor_center": tumor.mean(0).tolist() if len(tumor) else None,
     }
-    write(folder, "answer.json", answer)
 
 
 def surfaces(folder: str, found, ijk_to_ras):

@@ -107,7 +107,7 @@ def show(
 
 def showing(
     scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", meshes=None,
-    attributes: dict | None = None, stage: Callable[[Shown], None] | None = None,
+    attributes: dict | None = None, stage: Callable[[Shown], None] | None = None, band=None,
 ):
     """Slices that put a forecast into the scene: sequences, browser, proxies, table, chart. Main thread only.
 
@@ -115,12 +115,13 @@ def showing(
     meshes: number of the frame -> its closed surfaces, None: made here
     attributes: of the browser, name -> text
     stage: called with the complete nodes just before they become visible
+    band: (lower, upper) of the tumor's volume on each day, mL, dashed in the chart; None: no band
     All or nothing; a former forecast of the same name is removed when the new one is complete. Yields
     (slices done, of how many) and returns Shown; when all are done, what is left is clean-up, done in any case.
     """
     parts = 2 if found.tumor_probability is not None else 1
     count = parts * (len(found.days) + 1) + 4
-    slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {}, stage)
+    slices = _showing(scene, found, baseline, segments, name, meshes, attributes or {}, stage, band)
     done = itertools.count(1)
     shown, former = yield from saying(all_or_nothing(scene, slices), lambda nothing: (next(done), count))
     clean_up = iter(()) if former is None else removing(former)
@@ -133,7 +134,7 @@ def showing(
     return shown
 
 
-def _showing(scene, found, baseline, segments, name, meshes, attributes, stage):
+def _showing(scene, found, baseline, segments, name, meshes, attributes, stage, band):
     grid = baseline.grid
     sequences = {"segmentation": (yield from sequence.segmentation_sequence(found, grid, segments, name, meshes))}
     if found.tumor_probability is not None:
@@ -150,8 +151,13 @@ def _showing(scene, found, baseline, segments, name, meshes, attributes, stage):
     tissues = found.plan.anatomy.tissues[1:]
     browser, proxies = yield from sequence.add(scene, name, sequences, tissues, segments, parent, reference)
     table, series, chart = charts.add(scene, name, found, segments)
+    dashed = ()
+    if band is not None:
+        of_tumor = [segments[k - 1] for k in found.plan.anatomy.tumors]
+        column = of_tumor[0].name if len(of_tumor) == 1 else " + ".join(segment.name for segment in of_tumor)
+        dashed = charts.add_band(scene, table, chart, column, *band, of_tumor[0].color)
     yield
-    made = [*sequences.values(), *proxies.values(), browser, table, *series, chart]
+    made = [*sequences.values(), *proxies.values(), browser, table, *series, *dashed, chart]
     check_present(scene, made)
     # One modified event for all of it: at each, the application copies the frame to the proxy anew.
     blocked = browser.StartModify()
