@@ -151,6 +151,9 @@ def test_the_benchmark_opens_the_collection_and_a_folder_of_cases_alike(collecti
     assert cli.main([*map(str, (*command, "--processes", 1, "--out", tmp_path / "out"))]) == 0
     shown = capsys.readouterr().out
     assert "## ucsf: methods" in shown and "3 cases of 7 x 13 x 12 voxels" in shown and "| Fisher-KPP" in shown
+    # what needs made cases is refused before anything is trained
+    assert cli.main(["benchmark", str(collection), "--study", "visits", "--folds", "3", "--out", str(tmp_path / "none")]) == 2
+    assert "not for a folder" in capsys.readouterr().err and not (tmp_path / "none").exists()
     # a copy with case.json files is read by them
     write_folder(Source.of("folder", 0, str(collection)).open(), tmp_path / "copy")
     (tmp_path / "copy" / "100001").mkdir()

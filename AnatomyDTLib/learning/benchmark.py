@@ -57,7 +57,7 @@ def parse(arguments: argparse.Namespace) -> Plan:
             raise BenchmarkError(f"there is no method '{key}'; write some of {', '.join(METHODS)}")
     for name, value, least in (("--folds", arguments.folds, 2), ("--cases", arguments.cases, 4), ("--steps", arguments.steps, 1),
                                ("--seconds", arguments.seconds, 1), ("--trials", arguments.trials, 1), ("--processes", arguments.processes, 1)):
-        if value is not None and value < least:
+        if value is not None and not least <= value < math.inf:
             raise BenchmarkError(f"{name} must be at least {least}, not {value}")
     if arguments.trials is not None and arguments.trials > TRIALS:
         raise BenchmarkError(f"--trials is at most {TRIALS}, the number of settings that every method has to try")
@@ -153,7 +153,11 @@ def benchmark(plan: Plan, say=None) -> dict:
     """Runs the studies of a plan, prints and writes their tables. Study -> rows, or rows by point."""
     began = time.monotonic()
     dataset = opened(plan.source)
-    dataset.folds(plan.folds, plan.seed)        # refused before anything is trained
+    # refused before anything is trained
+    dataset.folds(plan.folds, plan.seed)
+    for study in plan.studies:
+        if study in sweeps.STUDIES and study != "sensitivity":
+            sweeps.points(study, plan)
     made_folder(plan.folder)
     results = {}
     for study in plan.studies:
