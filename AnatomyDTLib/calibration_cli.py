@@ -83,10 +83,8 @@ def run(arguments, progress):
         files += visit.inputs
     if arguments.plan:
         files.append(Path(arguments.plan))
-    if arguments.weights:
-        from .learning.weights import located
-
-        files.append(Path(located(arguments.weights)))
+    if arguments.weights and os.path.isfile(arguments.weights):
+        files.append(Path(arguments.weights))
 
     kept = out.with_name(out.name + ".partial")
     key = _key(arguments, files, bounds)

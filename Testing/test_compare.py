@@ -201,7 +201,7 @@ def patient(tmp_path_factory):
 def compared(patient, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     for regime in ("none", "stupp"):
-        run("plan", "--preset", regime, "--days", 14, 28, "--out", folder / f"{regime}.json")
+        here("plan", "--preset", regime, "--days", 14, 28, "--out", folder / f"{regime}.json")
     later = head()
     later[4:7, 13:18, 9:14] = 5
     saved(folder / "later.nii.gz", later)

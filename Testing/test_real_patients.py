@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from AnatomyDTLib import presets, volumes
 from AnatomyDTLib.engine import forecast
-from AnatomyDTLib.learning.evaluation import aligned, score
+from AnatomyDTLib.learning.evaluation import aligned, dice, score
 from AnatomyDTLib.plan import Anatomy, Plan
 
 FOLDER = ROOT.parent / "shared" / "data" / "btp"
@@ -57,9 +57,11 @@ HEAD = ("case", "days", "method", "tumor DSC", "HD95 mm", "mL", "observed mL", "
         "white DSC", "grey", "ventricles", "CSF")
 
 
-def compared(case, laws, folder=FOLDER):
-    """Rows of persistence and of a forecast with each growth law."""
+def compared(case, laws, folder=FOLDER, every=1):
+    """Rows of persistence and of a forecast with each growth law, on every n-th voxel in plane."""
     first, second, spacing_mm = visits(case, folder)
+    first, second = first[:, ::every, ::every], second[:, ::every, ::every]
+    spacing_mm = (spacing_mm[0], every * spacing_mm[1], every * spacing_mm[2])
     rows = [scored(case, "persistence", first, second, spacing_mm)]
     for law in laws:
         result = forecast(first, spacing_mm, plan_to(DAYS[case], law), device="cpu")
@@ -73,9 +75,10 @@ def compared(case, laws, folder=FOLDER):
 
 @pytest.mark.parametrize("case", sorted(DAYS))
 def test_a_forecast_to_the_second_scan_beside_persistence(case, capsys):
+    """One of them on all of its voxels; the others on a quarter, as the table for the documentation takes them whole."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = compared(case, [presets.DEFAULT_GROWTH])
+        rows = compared(case, [presets.DEFAULT_GROWTH], every=1 if case == "08" else 2)
     with capsys.disabled():
         print("\n" + aligned([HEAD, *rows]), end="")
     assert len(rows) == 2
@@ -97,9 +100,9 @@ def test_persistence_is_what_the_data_sheet_says():
         "06": (0.87, 0.88, 0.89, 0.56), "08": (0.93, 0.88, 0.92, 0.68), "11": (0.88, 0.88, 0.81, 0.31),
     }
     for case, wanted in sheet.items():
-        first, second, spacing_mm = visits(case)
-        found = score(first, second, spacing_mm, NAMES, topology=False)
-        assert [s.dice for s in found] == pytest.approx(list(wanted), abs=0.01)
+        first, second, _ = visits(case)
+        found = [dice(first == k, second == k) for k in NAMES]
+        assert found == pytest.approx(list(wanted), abs=0.01)
 
 
 def main():

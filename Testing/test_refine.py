@@ -19,14 +19,14 @@ from AnatomyDTLib.calibration.tumor import TumorModel
 from AnatomyDTLib.calibration.twin import Twin
 from AnatomyDTLib.learning.growth import GrowthConfig, GrowthNetwork, load_growth, save_growth
 
-SHAPE, DAYS, LATER = (8, 24, 22), (15.0, 30.0), (15.0, 30.0, 60.0)
+SHAPE, DAYS, LATER = (7, 18, 17), (15.0, 30.0), (15.0, 30.0, 60.0)
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory):
     """A tumor whose growth the plan does not know: half of the rate comes from a network's last layer."""
     folder = tmp_path_factory.mktemp("refined")
-    labels = head(SHAPE, (0.0, 0.0, 0.0), (7.0, 7.0, 7.0))
+    labels = head(SHAPE, (0.0, 0.0, 0.0), (6.0, 6.0, 6.0))
     start = plan((), LATER)
     torch.manual_seed(0)
     network = GrowthNetwork(GrowthConfig(start.anatomy.names, width=4))

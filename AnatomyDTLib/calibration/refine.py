@@ -6,7 +6,8 @@ L is the misfit of a visit (`observations`) with the fitted parameters held, W t
 layer, W₀ the loaded ones, c how many voxels tell of one patch of an outline (`outlines`). Exact gradients through the
 engine's differentiable solver (steps are checkpointed), L-BFGS. W moves from W₀ only as far as the visits pull it: with τ
 as below a voxel's rate may differ by some k_max/10 before the prior costs one half. What the fitted parameters alone
-could not explain has widened the outlines' error σ; it is estimated anew after each round, as in `fit`.
+could not explain has widened the outlines' error σ. The first round therefore takes half a voxel and lets every voxel
+count fully (ε = 0), which draws a far outline in; then σ is estimated anew, as in `fit`.
 
 The hidden layers stay as they were trained: a few visits of one patient cannot tell thousands of weights.
 """
@@ -25,7 +26,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..learning.growth import GrowthNetwork, exposure
 from ..physics.stepping import integrate
-from .fit import LARGEST_SIGMA, LEAST_SIGMA
+from .fit import FIRST_SIGMA, LARGEST_SIGMA, LEAST_SIGMA
 from .general import GeneralModel
 from .observations import Noise, Visit, distances, loss, noise_of
 from .outlines import voxels_of_a_patch
@@ -118,11 +119,11 @@ def refine(
         return found[-1], SPREAD * parameters_to_vector(by_layer).double().numpy() + z
 
     edge = min(h for h, n in zip(model.spacing_mm, model.labels.shape) if n > 1)
-    z = np.zeros(len(loaded))
+    z, fitted, former = np.zeros(len(loaded)), noise, math.inf
+    noise = dataclasses.replace(noise, sigma_mm=min(noise.sigma_mm, FIRST_SIGMA * edge), odd=0.0)
     for _ in range(ROUNDS):
         options = {"maxiter": ITERATIONS, "ftol": GAIN / max(1.0, abs(objective(z, noise)[0])), "gtol": 0.0}
-        ended = minimize(objective, z, (noise,), jac=True, method="L-BFGS-B", options=options)
-        z = ended.x
+        z = minimize(objective, z, (noise,), jac=True, method="L-BFGS-B", options=options).x
         vector_to_parameters((loaded + SPREAD * torch.from_numpy(z)).to(model.dtype), layer)
         with torch.no_grad():
             outlines = [
@@ -130,12 +131,13 @@ def refine(
                 for share, v in zip(shares(), shown)
                 if not v.density
             ]
-        if not outlines:
+        sigma = noise.sigma_mm
+        if outlines:
+            sigma = noise_of(outlines, LEAST_SIGMA * edge, LARGEST_SIGMA * edge, fitted.odd)
+        noise = dataclasses.replace(fitted, sigma_mm=sigma)
+        if sigma > 0.8 * former:
             break
-        sigma = max(noise_of(outlines, LEAST_SIGMA * edge, LARGEST_SIGMA * edge, noise.odd), noise.sigma_mm / 3)
-        if sigma > 0.8 * noise.sigma_mm:
-            break
-        noise = dataclasses.replace(noise, sigma_mm=sigma)
+        former = sigma
     after = objective(z, noise)[0]
     before = objective(np.zeros(len(loaded)), noise)[0]
     vector_to_parameters((loaded + SPREAD * torch.from_numpy(z)).to(model.dtype), layer)
