@@ -105,6 +105,7 @@ def test_apply_is_refused_while_packages_are_installed(host, monkeypatch):
     assert "being installed" in said[0] and "was not installed" in ui.statusLabel.text
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("error, word", [
     (RuntimeError("User declined package installation"), "were not installed"),
     (RuntimeError("another installation is running"), "could not be installed"),

@@ -94,6 +94,7 @@ def test_tab_reaches_every_control_in_the_order_of_the_panel(host):
         assert not table.tabKeyNavigation, "a table must not keep the Tab key"
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("state", ["empty", "filled", "weights", "result"])
 def test_nothing_is_wider_than_400_pixels(host, state):
     ui = host.widget.ui

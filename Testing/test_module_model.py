@@ -32,6 +32,7 @@ def use_file(host, model, path):
     host.process()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_weights_are_chosen_and_change_the_forecast(host, tmp_path):
     """Trained in another order, with a class that the segmentation lacks and other capitals than its names."""
     ui = host.widget.ui
@@ -96,6 +97,7 @@ def test_weights_for_other_tissues_or_with_images_are_refused(host, tmp_path):
     assert [t.role for t in host.widget.plan()[0].anatomy.tissues] == header["roles"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_damaged_weights_are_refused_when_they_are_read(host, tmp_path):
     """The header is whole, the numbers are not: the compute process finds that out, and says so in the panel."""
     ui = host.widget.ui
@@ -126,6 +128,7 @@ def twin_file(path, plan, labels=None, **values):
     return str(path)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_calibrated_twin_brings_its_numbers(host, tmp_path):
     ui = host.widget.ui
     ready(host, days=20)
@@ -216,6 +219,7 @@ def test_the_expected_time_is_there_before_a_first_run_and_follows_the_plan(host
     assert expected() > 2 * long
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_the_last_run_corrects_the_expected_time(host):
     ui = host.widget.ui
     ready(host, days=20)

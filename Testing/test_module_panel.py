@@ -35,6 +35,7 @@ def test_apply_forecasts_in_the_background_and_shows_the_result(host):
     ui.chartButton.click()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_an_outline_of_the_baseline_lies_under_the_forecast(host):
     node = ready(host)
     run(host)
@@ -175,6 +176,7 @@ def test_a_process_whose_application_has_gone_ends_itself(tmp_path):
     assert done.returncode == 3
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_two_regimes_are_compared_in_one_chart_and_side_by_side(host):
     ui = host.widget.ui
     ready(host, days=60)
@@ -199,6 +201,7 @@ def test_two_regimes_are_compared_in_one_chart_and_side_by_side(host):
     assert ui.forecastComboBox.count == 2
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_the_probability_is_kept_and_laid_over(host):
     ui = host.widget.ui
     ready(host)
@@ -225,6 +228,7 @@ def plain(plan):
     return dataclasses.replace(plan, anatomy=Anatomy(tissues, plan.anatomy.cross_diffusion))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     ui = host.widget.ui
     node = ready(host, days=30, names=("White matter", "Something", "Tumor"))
@@ -318,6 +322,7 @@ def test_the_modules_own_test_passes(host):
     host.module.AnatomyDTTest().runTest()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_forecast_is_compared_with_a_follow_up(host):
     ui = host.widget.ui
     ready(host, days=30)

@@ -150,6 +150,7 @@ def test_a_broken_plan_file_is_refused_in_words(host, tmp_path, text):
     assert "not loaded" in host.widget.ui.statusLabel.text
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_regions_and_dose_volumes_reach_the_engine(host):
     ui = host.widget.ui
     ready(host, days=20)

@@ -184,6 +184,7 @@ CASES = {
 }
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("setup, word", [
     pytest.param(setup, word, id=f"{i} {setup.__name__}") for i, (setup, word) in enumerate(CASES.items())])
 def test_bad_input_is_a_sentence_in_the_panel(host, tmp_path, monkeypatch, setup, word):
@@ -254,6 +255,7 @@ def test_a_former_plan_is_not_lost_when_the_new_one_cannot_be_written(host, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_odd_is_forecast_with_a_warning(host, tmp_path):
     """One slice, sheared, with the tumor on its edge and a second focus of one voxel, for 10,000 days."""
     ui = host.widget.ui

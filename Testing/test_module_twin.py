@@ -85,7 +85,7 @@ def column(table, name):
     return [values.GetValue(row) for row in range(table.GetNumberOfRows())]
 
 
-def test_from_follow_ups_to_a_comparison_of_regimes(host, patient, tmp_path):
+def test_from_follow_ups_to_a_comparison_of_regimes(host, patient, tmp_path, request):
     """What a user does with a twin, from Calibrate on; shown in the panel, in tables, over the follow-ups, in the chart."""
     ui, p = host.widget.ui, host.widget._parameterNode
     ui.twinCollapsibleButton.collapsed = False
@@ -120,6 +120,7 @@ def test_from_follow_ups_to_a_comparison_of_regimes(host, patient, tmp_path):
     ui.followUpOutlinesCheckBox.setChecked(False)
     assert not displays[2].GetVisibility()
     host.picture("6_twin")
+    request.getfixturevalue("in_this_process")               # the calibration had a process of its own
     # Two regimes over the draws: probability of tumor, bands in the charts.
     ui.probabilitiesCheckBox.setChecked(True)
     ui.membersSpinBox.setValue(4)
@@ -169,6 +170,7 @@ def test_from_follow_ups_to_a_comparison_of_regimes(host, patient, tmp_path):
     assert "belongs" in ui.statusLabel.text and everything() == before
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_twin_is_saved_updated_and_comes_back_with_the_scene(host, patient, tmp_path):
     ui, p = host.widget.ui, host.widget._parameterNode
     late = p.followUps[1]
@@ -235,6 +237,7 @@ BAD = {
 }
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("setup", BAD, ids=lambda setup: setup.__name__)
 def test_what_cannot_be_calibrated_is_a_sentence_in_the_panel(host, patient, setup):
     ui = host.widget.ui
