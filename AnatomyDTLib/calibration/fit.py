@@ -348,7 +348,7 @@ class _Search:
         if not self._drawn_roughly():
             return self.settings.patch_mm
         patterns = [m.pattern for m, outlined in zip(point.misfits, self.outlined) if outlined]
-        return patch_of(patterns, self.model.spacing_mm, self.settings.patch_mm)
+        return patch_of(patterns, self.model.spacing_mm, self.noise.sigma_mm, self.settings.patch_mm)
 
     def _drawn_roughly(self):
         """Whether outlines tell of errors like the baseline's; the σ of a probability map is its own softness."""

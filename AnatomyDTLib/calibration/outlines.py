@@ -66,16 +66,19 @@ def redrawn(labels: np.ndarray, k: int, others: Sequence[int], spacing_mm, shift
     return new
 
 
-def patch_of(residuals: Sequence[tuple[np.ndarray, np.ndarray]], spacing_mm, least_mm: float) -> float:
+def patch_of(
+    residuals: Sequence[tuple[np.ndarray, np.ndarray]], spacing_mm, sigma_mm: float, least_mm: float
+) -> float:
     """The patch (mm) over which the errors of outlines go together, between `least_mm` and WIDEST_PATCH_MM.
 
     residuals: per visit the derivative x of −log-likelihood by the distance s, and its curvature w, (*S) each. With an
     error b of each outline x ≈ w b, so that
 
-        Σ x_i x_j / Σ w_i w_j ≈ σ² ρ(h)
+        Σ x_i x_j / Σ w_i w_j ≈ a ρ(h)
 
-    over the pairs of voxels at a distance h, by Fourier transforms; the patch is that of the closest ρ, each distance
-    weighted by Σ w_i w_j. A voxel with itself is left out: that also holds what a label's rounding to voxels adds.
+    over the pairs of voxels at a distance h, by Fourier transforms; a and the patch are those of the closest, each
+    distance weighted by Σ w_i w_j. A voxel with itself is left out: that also holds what a label's rounding to voxels
+    adds. An error of which less than half (√a < σ/2) goes together over any distance is one of single voxels.
     """
     edges = np.arange(BIN_MM, WIDEST_PATCH_MM + BIN_MM, BIN_MM)
     top, bottom, moment = (np.zeros(len(edges) - 1) for _ in range(3))
@@ -99,5 +102,5 @@ def patch_of(residuals: Sequence[tuple[np.ndarray, np.ndarray]], spacing_mm, lea
         variance = max(0.0, float((bottom * rho * found).sum() / max((bottom * rho**2).sum(), 1e-30)))
         away = float((bottom * (found - variance * rho) ** 2).sum())
         if away < closest:
-            best, closest = float(patch), away
+            best, closest = (float(patch) if math.sqrt(variance) >= sigma_mm / 2 else least_mm), away
     return best
