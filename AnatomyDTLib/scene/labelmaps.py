@@ -107,7 +107,7 @@ def merged(segmentation, ids, grid: Grid, matrix=None, warp=None):
         yield
         own = _numbered(voxels(image), numbers)
         if not bends:
-            lost += _outside(own > 0, source, grid)
+            lost += yield from _outside(own, source, grid)
         yield
         own = resampled(oriented_image(own, source), grid, warp if bends else None)
         yield
@@ -152,9 +152,9 @@ def _laid_over(labels: np.ndarray, own: np.ndarray) -> int:
     return int(hidden)
 
 
-def _slabs(shape) -> list[slice]:
-    """Parts of an array along its first axis, small enough for one slice."""
-    thickness = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+def _slabs(shape, most: int = SLAB_VOXELS) -> list[slice]:
+    """Parts of an array along its first axis, of about so many voxels."""
+    thickness = max(1, most // (shape[1] * shape[2]))
     return [slice(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness)]
 
 
@@ -167,14 +167,19 @@ def translated(labels: np.ndarray, table: np.ndarray):
     return found
 
 
-def _outside(mask: np.ndarray, source: Grid, grid: Grid) -> int:
-    """How many voxels of a mask have their centre outside a grid."""
-    k, j, i = np.nonzero(mask)
-    x, y, z = np.linalg.inv(grid.ijk_to_ras)[:3] @ source.ijk_to_ras @ np.stack([i, j, k, np.ones_like(i)])
-    inside = np.ones(x.shape, bool)
-    for position, n in zip((z, y, x), grid.shape):
-        inside &= (position > -0.5) & (position < n - 0.5)
-    return int(np.count_nonzero(~inside))
+def _outside(own: np.ndarray, source: Grid, grid: Grid):
+    """Slices of how many non-zero voxels of `own`, on `source`, have their centre outside a grid."""
+    across = np.linalg.inv(grid.ijk_to_ras) @ source.ijk_to_ras
+    outside = 0
+    for slab in _slabs(own.shape, SLAB_VOXELS // 4):
+        yield
+        k, j, i = np.ogrid[slab, :own.shape[1], :own.shape[2]]
+        inside = np.ones(own[slab].shape, bool)
+        for (a, b, c, first), n in zip(across[:3], grid.shape[::-1]):
+            position = a * i + b * j + c * k + first
+            inside &= (position > -0.5) & (position < n - 0.5)
+        outside += int(np.count_nonzero(own[slab][~inside]))
+    return outside
 
 
 def hardened(segmentation, ids, warp, grid: Grid | None, what: str):
