@@ -204,13 +204,13 @@ def figure(comparison, labels, geometry=None) -> bytes:
     }):
         paper = Figure(figsize=(11.5, 7.4 if several else 3.9), facecolor="white", layout="constrained")
         FigureCanvasAgg(paper)
-        grid = paper.add_gridspec(2 if several else 1, 1, height_ratios=(1, 1) if several else None)
-        top = grid[0].subgridspec(1, 3 if several else 2)
-        _volumes(paper.add_subplot(top[0]), outcomes)
-        _progression(paper.add_subplot(top[1]), outcomes)
+        top, bottom = paper.subfigures(2, 1) if several else (paper, None)
+        charts = top.subplots(1, 3 if several else 2)
+        _volumes(charts[0], outcomes)
+        _progression(charts[1], outcomes)
         if several:
-            _matrix(paper.add_subplot(top[2]), comparison)
-            _maps(paper, grid[1], comparison, labels, geometry)
+            _matrix(charts[2], comparison)
+            _maps(bottom, comparison, labels, geometry)
         stream = io.BytesIO()
         paper.savefig(stream, format="png", dpi=120, metadata={"Software": None})
     return small_png(stream.getvalue())
@@ -225,10 +225,11 @@ def _volumes(axes, outcomes) -> None:
     for i, o in enumerate(outcomes):
         median, low, high = np.quantile(o.tumor_ml, (0.5, *BAND), axis=0, method="hazen")
         axes.plot(o.days, median, label=_short(o.name), **_style(i))
+        axes.plot(o.days, np.median(o.cells_ml, axis=0), color=_style(i)["color"], linewidth=0.9, dashes=(4, 2))
         if len(o.tumor_ml) > 1:
             axes.fill_between(o.days, low, high, color=_style(i)["color"], alpha=0.18, linewidth=0)
     band = f", median and {100 * BAND[0]:g} to {100 * BAND[1]:g} %" if len(outcomes[0].tumor_ml) > 1 else ""
-    axes.set_title(f"Tumor volume (mL){band}", fontsize=10, loc="left")
+    axes.set_title(f"Tumor volume (mL){band}\n(thin: tumor cells, seen or not)", fontsize=10, loc="left")
     axes.set_ylim(bottom=0)
     _days_axis(axes, outcomes[0].days[-1])
     axes.legend(frameon=False, fontsize=8)
@@ -269,12 +270,12 @@ def _matrix(axes, comparison) -> None:
     shown = [_short(n, 14) for n in names]
     axes.set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), shown, fontsize=8)
-    axes.set_title("P(row leaves fewer\ntumor cells than column)", fontsize=10, loc="left")
+    axes.set_title("P(row leaves fewer tumor\ncells than column)", fontsize=10, loc="left")
     for side in axes.spines.values():
         side.set_visible(False)
 
 
-def _maps(paper, place, comparison, labels, geometry) -> None:
+def _maps(paper, comparison, labels, geometry) -> None:
     from matplotlib.colors import ListedColormap
 
     first = comparison.outcomes[0]
@@ -288,11 +289,8 @@ def _maps(paper, place, comparison, labels, geometry) -> None:
     level = int(np.abs(maps).sum(axis=(0, 2, 3)).argmax())
     inside = np.nonzero(brain[0].any(axis=0))
     cut = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) if i.size else slice(None) for i in inside)
-    slots = place.subgridspec(1, len(others))
-    panels = []
-    for i, (o, map_) in enumerate(zip(others, maps)):
-        axes = paper.add_subplot(slots[i])
-        panels.append(axes)
+    panels = paper.subplots(1, len(others), squeeze=False)[0]
+    for axes, o, map_ in zip(panels, others, maps):
         aspect = spacing[1] / spacing[2]
         axes.imshow(brain[0, level][cut], cmap=ListedColormap(["#ffffff", "#eceef1"]), vmin=0, vmax=1, aspect=aspect)
         visible = np.ma.masked_inside(map_[level][cut], -0.01, 0.01)
@@ -304,8 +302,8 @@ def _maps(paper, place, comparison, labels, geometry) -> None:
         axes.set_yticks([])
         for side in axes.spines.values():
             side.set_visible(False)
-    bar = paper.colorbar(shown, ax=panels, shrink=0.8, pad=0.02)
-    bar.set_label(f"difference of tumor probability, day {day:g}\n(line: tumor on day 0)", fontsize=8)
+    bar = paper.colorbar(shown, ax=list(panels), location="bottom", shrink=0.35, aspect=40, pad=0.02)
+    bar.set_label(f"difference of tumor probability, day {day:g} (line: tumor on day 0)", fontsize=8)
 
 
 def _short(name: str, most: int = 24) -> str:

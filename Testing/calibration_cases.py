@@ -2,6 +2,8 @@
 
 python Testing/calibration_cases.py recovery              the 77x116x36 grid, known parameters
 python Testing/calibration_cases.py coverage [N] [MM]     N patients, outlines drawn with an error of MM
+python Testing/calibration_cases.py noise [N] [MM] [PATCH]    how often parameters lie in their intervals, with errors of
+                                                          MM that go together over PATCH mm
 """
 
 import sys
@@ -17,6 +19,7 @@ if __name__ == "__main__":
 from AnatomyDTLib import engine
 from AnatomyDTLib.calibration import parameters
 from AnatomyDTLib.calibration.fit import Settings
+from AnatomyDTLib.calibration.twin import EIGHTY
 from AnatomyDTLib.plan import Chemotherapy, Plan, Radiotherapy
 from AnatomyDTLib.presets import completed, infiltration_mm, tissue
 
@@ -84,12 +87,12 @@ def drawn_with_error(labels, error_mm, seed, patch_mm=8.0):
     return out
 
 
-def visits(labels, forecast, error_mm=0.0, seed=0, only=None):
+def visits(labels, forecast, error_mm=0.0, seed=0, only=None, patch_mm=8.0):
     """[(day, labels)] of a baseline and of a forecast's days, each drawn with an error."""
-    pairs = [(0.0, drawn_with_error(labels, error_mm, seed * 100))]
+    pairs = [(0.0, drawn_with_error(labels, error_mm, seed * 100, patch_mm))]
     for i, day in enumerate(forecast.days[1:], start=1):
         if only is None or float(day) in only:
-            pairs.append((float(day), drawn_with_error(forecast.labels[i], error_mm, seed * 100 + i)))
+            pairs.append((float(day), drawn_with_error(forecast.labels[i], error_mm, seed * 100 + i, patch_mm)))
     return pairs
 
 
@@ -127,6 +130,34 @@ def covered(seed, error_mm, members=20):
         f"true {volume:.2f} mL, band {low:.2f} to {high:.2f} (median {middle:.2f}); {wrong}",
         (low, middle, high, volume),
     )
+
+
+def drawn_badly(seed, error_mm, patch_mm=8.0):
+    """One patient of the noise study: (names, errors in x, errors over the standard deviations that the fit gives)."""
+    random = np.random.default_rng(seed)
+    labels = head(SMALL, random.uniform((-3, 2, 1), (5, 10, 9)), random.uniform(6.5, 10.5, 3))
+    spread = {D: (0.16, 0.4), RHO: (0.035, 0.2), ALPHA: (0.045, 0.3), DRUG: (0.45, 0.3)}
+    truth = {name: middle * np.exp(width * random.standard_normal()) for name, (middle, width) in spread.items()}
+    _, start, true = simulated(truth, (RADIATION, LATER_DRUG), VISITS, labels)
+    seen = visits(labels, true, error_mm, seed + 1, patch_mm=patch_mm)
+    twin = engine.calibrate(seen, SPACING, start, settings=Settings(starts=1))
+    wrong = [f.parameter.coordinate(f.value) - f.parameter.coordinate(truth.get(f.name, 1.0)) for f in twin.parameters]
+    return twin.names, np.array(wrong), np.array(wrong) / [f.spread for f in twin.parameters]
+
+
+def _noise(count, error_mm, patch_mm):
+    found = []
+    for seed in range(count):
+        try:
+            found.append(drawn_badly(seed, error_mm, patch_mm))
+        except ValueError as refused:
+            print(seed, f"refused: {refused}", flush=True)
+    wrong, z = (np.array([f[i] for f in found]) for i in (1, 2))
+    for i, name in enumerate(found[0][0]):
+        print(
+            f"{name:36s} within 80 %: {np.mean(np.abs(z[:, i]) < EIGHTY):.0%}, 95 %: {np.mean(np.abs(z[:, i]) < 1.96):.0%}; "
+            f"error {100 * wrong[:, i].mean():+.1f} ± {100 * wrong[:, i].std():.1f} %"
+        )
 
 
 def _coverage(count, error_mm):
@@ -171,7 +202,10 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
+    count, *millimetres = sys.argv[2:] or ["100"]
     if sys.argv[1:2] == ["recovery"]:
         _recovery()
+    elif sys.argv[1:2] == ["noise"]:
+        _noise(int(count), *map(float, millimetres or ["0.75"]), *([8.0] if len(millimetres) < 2 else []))
     else:
-        _coverage(int((sys.argv[2:3] or ["100"])[0]), float((sys.argv[3:4] or ["0.5"])[0]))
+        _coverage(int(count), float((millimetres or ["0.5"])[0]))
