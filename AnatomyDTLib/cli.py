@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from . import __version__, labelling, presets
+from . import __version__, labelling, presets, shipped
 from .inputs import matched, read_labelled, read_maps, table_of, text_of
 from .outputs import results_folder, sha256, write_results
 from .plan import Plan, PlanError
@@ -312,10 +312,8 @@ def _forecast(arguments) -> None:
         if arguments.days is not None:
             plan = dataclasses.replace(plan, days=tuple(arguments.days))
     if arguments.weights is not None:
-        from .learning.weights import SHIPPED
-
-        if arguments.weights not in SHIPPED and not os.path.isfile(arguments.weights):      # said before a large file is read
-            raise PlanError(f"there is no weights file {arguments.weights}, and no weights of that name are shipped ({', '.join(SHIPPED)})")
+        if not os.path.isfile(shipped.path_of(arguments.weights)):      # said before a large file is read
+            raise PlanError(f"there is no weights file {arguments.weights}, and no shipped weights of that name ({', '.join(shipped.NAMES)})")
 
     with results_folder(Path(arguments.out)) as staging:
         regions = ()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import __version__
+from . import __version__, shipped
 from .plan import Plan, Radiotherapy, Surgery
 
 # Beyond this the parameters' sources say nothing; the forecast is made all the same, with a warning.
@@ -247,7 +247,6 @@ def _with_growth(twin, refined, weights, path):
     from pathlib import Path
 
     from .learning.growth import save_growth
-    from .learning.weights import located
 
     try:
         save_growth(refined.network, path)
@@ -255,7 +254,7 @@ def _with_growth(twin, refined, weights, path):
         raise ForecastError(str(error)) from None
     hashes = {
         name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        for name, file in (("loaded", located(weights)), ("refined", path))
+        for name, file in (("loaded", shipped.path_of(weights)), ("refined", path))
     }
     return replace(twin, growth={**twin.growth, **hashes})
 
@@ -394,9 +393,8 @@ def _computed_by_twin(request, device, probabilities, progress, cancelled, warni
 def _twin(weights, images, plan, labels, maps, tensor, warnings):
     """The trained twin of a weights file that holds one, None where it holds a growth network."""
     from .learning import forecasting
-    from .learning.weights import located
 
-    path = located(weights)
+    path = shipped.path_of(weights)
     try:
         if not forecasting.is_twin(path):
             return None
@@ -424,10 +422,9 @@ def _network(weights, images, plan, shape):
     import torch
 
     from .learning.growth import load_growth
-    from .learning.weights import located
 
     try:
-        network = load_growth(located(weights), plan.anatomy.names, len(shape))
+        network = load_growth(shipped.path_of(weights), plan.anatomy.names, len(shape))
     except ValueError as error:
         raise ForecastError(str(error)) from None
     given = {name: np.asarray(image, np.float32) for name, image in (images or {}).items()}

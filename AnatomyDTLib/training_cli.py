@@ -78,12 +78,12 @@ def _check_numbers(arguments) -> None:
 def _dataset(arguments):
     name = arguments.dataset
     if os.path.isdir(name):
-        from .learning.folders import read_folder
+        from .learning.sources import read_cases
 
         for option in ("cases", "brains"):
             if getattr(arguments, option) is not None:
                 raise PlanError(f"--{option} is for generated cases; the folder {name} has its own")
-        return read_folder(name)
+        return read_cases(name)
     if name not in GENERATED:
         raise PlanError(f"'{name}' is neither a folder of cases nor one of {', '.join(GENERATED)}")
     count = arguments.cases or DEFAULT_CASES

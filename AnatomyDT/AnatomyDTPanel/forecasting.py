@@ -42,7 +42,7 @@ class Forecasting:
         showChoice(ui.modelComboBox, p.model)
         showChoice(ui.deviceComboBox, p.device)
         self._showGrowth()
-        fromFile = p.model != models.MECHANISTIC
+        fromFile = p.model in (models.WEIGHTS, models.TWIN)
         for widget in (ui.modelFileLabel, ui.modelFileLineEdit):
             widget.setVisible(fromFile)
         for widget in (ui.growthLabel, ui.growthComboBox):
@@ -74,7 +74,10 @@ class Forecasting:
 
     def _modelIsThere(self):
         p = self._parameterNode
-        return p.model == models.MECHANISTIC or bool(self._modelFile()) or (p.model == models.TWIN and p.twin is not None)
+        return p.model not in (models.WEIGHTS, models.TWIN) or bool(self._modelFile()) or (p.model == models.TWIN and p.twin is not None)
+
+    def _weights(self):
+        return models.weights_file(self._parameterNode.model, self._parameterNode.weightsFile)
 
     def _modelFile(self):
         p = self._parameterNode
@@ -88,8 +91,8 @@ class Forecasting:
         if not self._modelIsThere():
             return self._missingModel()
         try:
-            if p.model == models.WEIGHTS:
-                return _("Trained for: {names}.").format(names=", ".join(models.weights_of(p.weightsFile).tissues))
+            if self._weights() is not None:
+                return _("Trained for: {names}.").format(names=", ".join(models.weights_of(self._weights()).tissues))
             return _("Calibrated on the days {days}.").format(
                 days=", ".join(format(visit.day, "g") for visit in self.twin().observations))
         except PlanError as error:
@@ -177,7 +180,7 @@ class Forecasting:
             return None
         if size is None:
             return None
-        seconds = cost.expected_seconds(plan, size, self._onCard(), p.model == models.WEIGHTS)
+        seconds = cost.expected_seconds(plan, size, self._onCard(), self._weights() is not None)
         factor = slicer.app.userSettings().value(SETTING + ("card" if self._onCard() else "processor"))
         try:
             return seconds, seconds * min(max(float(factor), 0.02), 50.0)
@@ -276,7 +279,7 @@ class Forecasting:
             return self.say(missing)
         p = self._parameterNode
         try:
-            why = self.logic.ensureDependencies(weights=p.model == models.WEIGHTS)
+            why = self.logic.ensureDependencies(weights=self._weights() is not None)
             if why:
                 return self.sayNotInstalled(why)
             plan, assignment = self.plan()
@@ -285,7 +288,7 @@ class Forecasting:
             self.logic.forecast(
                 p.segmentation, plan, reference=p.reference, assignment=assignment, regions=self._regions(plan),
                 doses=self._doses(plan), name=p.forecastName.strip(), probabilities=p.probabilities, device=p.device,
-                weights=p.weightsFile if p.model == models.WEIGHTS else None,
+                weights=self._weights(),
                 twin=self.twin(), members=p.members,
                 progress=self.onProgress, completed=self.onCompleted)
         except ValueError as error:

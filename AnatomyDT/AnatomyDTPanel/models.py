@@ -7,10 +7,11 @@ import json
 import os
 from dataclasses import dataclass
 
-from AnatomyDTLib import labelling, presets
+from AnatomyDTLib import labelling, presets, shipped
 from AnatomyDTLib.calibration.twin import Twin
 from AnatomyDTLib.plan import Anatomy, Plan, PlanError
 
+# The names of shipped weights are models too.
 MECHANISTIC, WEIGHTS, TWIN = "mechanistic", "weights", "twin"
 # A safetensors file begins with the length of its header: eight bytes, little endian. No header of ours is larger.
 LONGEST_HEADER = 1 << 20
@@ -23,6 +24,13 @@ class Weights:
 
     tissues: tuple[str, ...]
     roles: tuple[str, ...] | None = None
+
+
+def weights_file(model: str, chosen: str) -> str | None:
+    """The weights file of a model: a shipped one, the one that was chosen, or None for a model without weights."""
+    if model in shipped.NAMES:
+        return shipped.path_of(model)
+    return chosen if model == WEIGHTS else None
 
 
 def weights_of(path: str) -> Weights:

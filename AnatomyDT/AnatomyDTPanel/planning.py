@@ -123,9 +123,10 @@ class Planning:
             law, p.infiltration, p.massEffect, loaded)
         if twin is not None:
             return (models.with_twin if calibrated else models.as_calibrated)(*made, twin)
-        if p.model != models.WEIGHTS:
+        file = models.weights_file(p.model, p.weightsFile)
+        if file is None:
             return made
-        weights = models.weights_of(p.weightsFile)
+        weights = models.weights_of(file)
         return models.fitted(*made, weights.tissues, weights.roles)
 
     # The plan's file

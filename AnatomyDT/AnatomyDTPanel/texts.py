@@ -15,7 +15,7 @@ def regimeTexts():
 def modelTexts():
     """(text, name) of what can forecast."""
     return [
-        (_("Equation, numbers of the literature"), "mechanistic"), (_("Equation and trained network"), "weights"),
+        (_("Equation, numbers of the literature"), "mechanistic"), (_("Trained weights (file)"), "weights"), (_("Trained on simulated gliomas"), "glioma-sim"),
         (_("Calibrated twin"), "twin"),
     ]
 

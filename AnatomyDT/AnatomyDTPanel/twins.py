@@ -96,8 +96,8 @@ class Twins:
         p = self._parameterNode
         if p is None:
             return _("Choose a segmentation.")
-        if p.model == models.WEIGHTS:
-            return _("A trained network is not calibrated: choose the equation or a twin as the model.")
+        if models.weights_file(p.model, p.weightsFile) is not None:
+            return _("Trained weights are not calibrated: choose the equation or a twin as the model.")
         if p.model == models.TWIN and not self._modelIsThere():
             return _("Choose the equation as the model, to calibrate a first twin.")
         if not self.followUps():

@@ -8,19 +8,8 @@ from pathlib import Path
 import torch
 
 
-# Weights that come with the program, by name: `weights/NAME.safetensors`, described in `weights/NAME.md`.
-SHIPPED = ("glioma-sim",)
-
-
 class TrainingError(ValueError):
     """A training that cannot run or go on; the text is the sentence the user reads."""
-
-
-def located(name: str) -> str:
-    """The path of a weights file: of shipped ones by their name, of others as it was given."""
-    if name not in SHIPPED:
-        return str(name)
-    return str(Path(__file__).resolve().parent.parent / "weights" / f"{name}.safetensors")
 
 
 def header_of(path) -> dict[str, str]:
