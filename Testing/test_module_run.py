@@ -498,6 +498,18 @@ def test_side_by_side_gives_the_second_view_back(host, computed):
         for shown, view in ((first, "Red"), (second, "Yellow")):
             display = shown.proxy.GetDisplayNode()
             assert display.GetVisibility() and list(display.GetViewNodeIDs()) == [views[view].GetID()]
+    green = slicer.vtkMRMLSliceNode()
+    green.SetLayoutName("Green")
+    green.SetSingletonTag("Green")
+    slicer.mrmlScene.AddNode(green)
+    run(host, "Third")
+    host.widget._parameterNode.shownForecast = "Second"
+    host.widget.onSideBySide()
+    assert "Second, Third, First" in host.widget.ui.statusLabel.text
+    second.browser.SetSelectedItemNumber(3)
+    for shown, view in zip((second, logic.forecasts()[2], first), ("Red", "Yellow", "Green")):
+        assert list(shown.proxy.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNode" + view]
+        assert shown.browser.GetSelectedItemNumber() == 3
     logic.bringToFront(first)
     assert views["Yellow"].GetOrientation() == "Sagittal" and views["Red"].GetOrientation() == "Axial"
     assert first.proxy.GetDisplayNode().GetNumberOfViewNodeIDs() == 0 and not second.proxy.GetDisplayNode().GetVisibility()

@@ -4,6 +4,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from .views import SIDE_VIEWS
+
 
 class Results:
     """A part of the module's widget: it has the widget's `ui`, `logic`, `_parameterNode` and observers."""
@@ -176,17 +178,20 @@ class Results:
             self.say(str(error))
 
     def onSideBySide(self):
-        """The chosen forecast and another one, in two linked views; the second follows the first one's day."""
+        """The chosen forecast and the others, the youngest first, in linked views; they follow the first one's day."""
         shown = self.shown()
-        others = [f for f in self.logic.forecasts() if f.name != shown.name]
+        others = [f for f in self.logic.forecasts() if f.name != shown.name][::-1][:len(SIDE_VIEWS) - 1]
         self._unlink()
-        self.logic.showSideBySide(shown, others[-1])
-        leader, follower = shown.browser, others[-1].browser
-        self._linked = [(leader, self._onLeaderModified, follower)]
+        self.logic.showSideBySide(shown, *others)
+        leader = shown.browser
+        self._linked = [(leader, self._onLeaderModified, other.browser) for other in others]
         self.addObserver(leader, vtk.vtkCommand.ModifiedEvent, self._onLeaderModified)
         self._onLeaderModified(leader, None)
-        self.say(_("Left: {left}. Right: {right}. The right one follows the day of the left one.").format(
-            left=shown.name, right=others[-1].name))
+        if len(others) == 1:
+            return self.say(_("Left: {left}. Right: {right}. The right one follows the day of the left one.").format(
+                left=shown.name, right=others[0].name))
+        self.say(_("In the order of the views: {names}. All follow the day of the first one.").format(
+            names=", ".join(one.name for one in (shown, *others))))
 
     def _onLeaderModified(self, leader, event):
         for one, callback, follower in self._linked:
@@ -194,6 +199,6 @@ class Results:
                 self.logic.followDay(leader, follower)
 
     def _unlink(self):
-        for leader, callback, follower in self._linked:
+        for leader, callback, follower in self._linked[:1]:
             self.removeObserver(leader, vtk.vtkCommand.ModifiedEvent, callback)
         self._linked = []

@@ -16,6 +16,8 @@ CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
 FORMER_ATTRIBUTE = "AnatomyDT.FormerSliceToRAS"
 
 
+# The slice views that forecasts side by side take, in the order of Slicer's layouts.
+SIDE_VIEWS = ("Red", "Yellow", "Green", "Slice4", "Slice5", "Slice6")
 # Until what the layout did to the windows has been answered, and painted.
 TURN_MS = 30
 
@@ -162,32 +164,42 @@ class Views:
         self.showChart(chart)
         return chart
 
-    def showSideBySide(self, left, right):
-        """Two forecasts in two linked slice views."""
-        with slicer.util.RenderBlocker():
-            self._placeSideBySide(left, right)
+    def showSideBySide(self, *forecasts):
+        """Two to six forecasts in linked slice views, one in each."""
+        names = SIDE_VIEWS[:len(forecasts)]
         layout = slicer.app.layoutManager()
-        if layout is not None:
-            self._changeLayout(lambda: layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView))
+        if layout is None:
+            return self._placeSideBySide(forecasts, names)
+        number = (
+            slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView if len(names) == 2 else
+            slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
+        # The layout makes the views that it lacks.
+        self._changeLayout(lambda: layout.setLayout(number), lambda: self._placeSideBySide(forecasts, names))
 
-    def _placeSideBySide(self, left, right):
-        for shown, view in ((left, "Red"), (right, "Yellow")):
-            display = shown.proxy.GetDisplayNode()
-            display.SetVisibility(True)
-            display.RemoveAllViewNodeIDs()
-            display.AddViewNodeID("vtkMRMLSliceNode" + view)
-        red, yellow = (slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNode" + view) for view in ("Red", "Yellow"))
-        if red is not None and yellow is not None:
-            if not yellow.GetAttribute(FORMER_ATTRIBUTE):
-                former = yellow.GetSliceToRAS()
-                rows = [former.GetElement(row, column) for row in range(4) for column in range(4)]
-                yellow.SetAttribute(FORMER_ATTRIBUTE, json.dumps(rows))
-            yellow.GetSliceToRAS().DeepCopy(red.GetSliceToRAS())
-            yellow.UpdateMatrices()
-            yellow.SetFieldOfView(*red.GetFieldOfView())
-            yellow.SetXYZOrigin(*red.GetXYZOrigin())
-        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-            composite.SetLinkedControl(True)
+    def _placeSideBySide(self, forecasts, names):
+        with slicer.util.RenderBlocker():
+            for shown, name in zip(forecasts, names):
+                if shown.browser.GetScene() is None:
+                    continue
+                display = shown.proxy.GetDisplayNode()
+                display.SetVisibility(True)
+                display.RemoveAllViewNodeIDs()
+                display.AddViewNodeID("vtkMRMLSliceNode" + name)
+            views = [slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNode" + name) for name in names]
+            first, *others = views
+            for view in others:
+                if first is None or view is None:
+                    continue
+                if not view.GetAttribute(FORMER_ATTRIBUTE):
+                    former = view.GetSliceToRAS()
+                    rows = [former.GetElement(row, column) for row in range(4) for column in range(4)]
+                    view.SetAttribute(FORMER_ATTRIBUTE, json.dumps(rows))
+                view.GetSliceToRAS().DeepCopy(first.GetSliceToRAS())
+                view.UpdateMatrices()
+                view.SetFieldOfView(*first.GetFieldOfView())
+                view.SetXYZOrigin(*first.GetXYZOrigin())
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                composite.SetLinkedControl(True)
 
     def followDay(self, leader, follower):
         """Sets a browser to the day nearest to the other's."""
