@@ -150,6 +150,7 @@ def _noise(count, error_mm, patch_mm):
     for seed in range(count):
         try:
             found.append(drawn_badly(seed, error_mm, patch_mm))
+            print(seed, *(f"{z:+.1f}" for z in found[-1][2]), flush=True)
         except ValueError as refused:
             print(seed, f"refused: {refused}", flush=True)
     wrong, z = (np.array([f[i] for f in found]) for i in (1, 2))
