@@ -397,6 +397,7 @@ def test_a_process_that_does_not_die_does_not_keep_the_user(host, monkeypatch):
     assert process.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_several_follow_ups_are_compared_in_one_table(host, computed):
     run(host)
     logic, shown = host.widget.logic, host.widget.shown()
@@ -507,7 +508,7 @@ def test_side_by_side_gives_the_second_view_back(host, computed):
     host.widget.onSideBySide()
     assert "Second, Third, First" in host.widget.ui.statusLabel.text
     second.browser.SetSelectedItemNumber(3)
-    for shown, view in zip((second, logic.forecasts()[2], first), ("Red", "Yellow", "Green")):
+    for shown, view in zip((second, logic.forecasts()[2], first), ("Red", "Green", "Yellow")):
         assert list(shown.proxy.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNode" + view]
         assert shown.browser.GetSelectedItemNumber() == 3
     logic.bringToFront(first)

@@ -16,8 +16,8 @@ CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
 FORMER_ATTRIBUTE = "AnatomyDT.FormerSliceToRAS"
 
 
-# The slice views that forecasts side by side take, in the order of Slicer's layouts.
-SIDE_VIEWS = ("Red", "Yellow", "Green", "Slice4", "Slice5", "Slice6")
+# The slice views that forecasts side by side take: two; three, or up to six, in the order of Slicer's layouts.
+TWO_VIEWS, SIDE_VIEWS = ("Red", "Yellow"), ("Red", "Green", "Yellow", "Red+", "Green+", "Yellow+")
 # Until what the layout did to the windows has been answered, and painted.
 TURN_MS = 30
 
@@ -133,8 +133,11 @@ class Views:
     @staticmethod
     def _changing(steps):
         layout = slicer.app.layoutManager()
-        views = []
+        views, window = [], None
         if layout is not None:
+            window = layout.viewport()
+            # What a step makes, and what it makes the window paint, are two turns.
+            window.setUpdatesEnabled(False)
             views = [layout.threeDWidget(i).threeDView() for i in range(layout.threeDViewCount)]
             views += [layout.sliceWidget(name).sliceView() for name in layout.sliceViewNames()]
         for view in views:
@@ -143,10 +146,15 @@ class Views:
             for step in steps:
                 step()
                 yield True
+            if window is not None:
+                window.setUpdatesEnabled(True)
+                yield True
             while views:
                 views.pop().resumeRender()
                 yield True
         finally:
+            if window is not None:
+                window.setUpdatesEnabled(True)
             for view in views:
                 view.resumeRender()
 
@@ -166,13 +174,13 @@ class Views:
 
     def showSideBySide(self, *forecasts):
         """Two to six forecasts in linked slice views, one in each."""
-        names = SIDE_VIEWS[:len(forecasts)]
+        names = TWO_VIEWS if len(forecasts) == 2 else SIDE_VIEWS[:len(forecasts)]
         layout = slicer.app.layoutManager()
         if layout is None:
             return self._placeSideBySide(forecasts, names)
-        number = (
-            slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView if len(names) == 2 else
-            slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
+        layouts = slicer.vtkMRMLLayoutNode
+        number = {2: layouts.SlicerLayoutSideBySideView, 3: layouts.SlicerLayoutFourUpView}.get(
+            len(names), layouts.SlicerLayoutThreeOverThreeView)
         # The layout makes the views that it lacks.
         self._changeLayout(lambda: layout.setLayout(number), lambda: self._placeSideBySide(forecasts, names))
 
