@@ -1,12 +1,13 @@
 """A trained twin in the engine: any plan, its own voxels, the labels that nothing changed, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from AnatomyDTLib import engine
+from AnatomyDTLib import engine, shipped
 from AnatomyDTLib.learning.gliomas import anatomy as trained_anatomy
 from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig
 from AnatomyDTLib.learning.weights import write_tensors
@@ -20,12 +21,13 @@ def head():
     """Two hemispheres' worth of tissue with a thin sheet of grey matter, a ventricle and a tumor; the user's own numbering."""
     anatomy = Anatomy(tuple(tissue(n, r) for n, r in (
         ("Background", "background"), ("Tumor", "tumor"), ("White matter", "white"), ("Grey matter", "grey"), ("Ventricles", "ventricle"),
-        ("Cavity", "cavity"), ("Treated tumor", "necrosis"),
+        ("Cavity", "cavity"), ("Treated tumor", "necrosis"), ("Falx", "barrier"),
     )))
     z, y, x = np.indices(SHAPE)
     labels = np.full(SHAPE, 2, np.uint8)
     labels[:, :, 30] = 3
     labels[(y > 30) & (x < 16) & (abs(z - 18) < 6)] = 4
+    labels[:, 27, :] = 7                                     # a barrier that the twin was not trained with
     labels[(z < 3) | (z > 32) | (y < 3) | (y > 36) | (x < 3) | (x > 40)] = 0
     labels[(z - 18) ** 2 + (y - 18) ** 2 + (x - 18) ** 2 < 49] = 1
     return labels, anatomy
@@ -52,7 +54,9 @@ def test_an_untreated_tumor_grows_in_its_own_numbering_and_the_rest_stays(weight
     assert (result.labels[0] == labels).all() and result.run["model"] == "trained twin"
     tumor = result.volume_ml[:, 1]
     assert tumor[0] < tumor[1] < tumor[2] and result.tumor_cells_ml[2] > result.tumor_cells_ml[1]
-    assert ((result.labels == 0) == (labels == 0)).all()                 # nothing passes the skull
+    assert ((result.labels == 0) == (labels == 0)).all() and ((result.labels == 7) == (labels == 7)).all()
+    # nothing passes the falx, which closes that side off
+    assert not (result.labels[1:, :, 28:] == 1).any()
     assert result.volume_ml[2, 4] > 0.5 * result.volume_ml[0, 4]
     # a sheet of one voxel that the twin's voxels of 2 mm do not resolve stays where nothing comes near it
     far = (np.indices(SHAPE)[1] > 30) & (labels == 3)
@@ -104,3 +108,17 @@ def test_refusals(weights, tmp_path):
     for path, words in ((damaged, "damaged|trained for"), (tmp_path / "none.safetensors", "does not exist")):
         with pytest.raises(engine.ForecastError, match=words):
             engine.forecast(labels, SPACING, Plan(anatomy, (), (10.0,)), weights=str(path))
+
+
+def test_the_shipped_weights_are_small_and_forecast():
+    """By name: a tumor grows without treatment, less under it, into tissue and not into the skull; the card names its limits."""
+    path = Path(shipped.path_of(shipped.GLIOMA_SIM))
+    assert path.stat().st_size < 5e6
+    card = path.with_suffix(".md").read_text(encoding="utf-8").lower()
+    assert all(word in card for word in ("simulat", "not a medical device", "tested on", "must not be used"))
+    labels, untreated = forecast(shipped.GLIOMA_SIM, (30.0,))
+    _, treated = forecast(shipped.GLIOMA_SIM, (30.0,), (Radiotherapy(1.0, 15, 2.0), Chemotherapy("temozolomide", tuple(range(1, 29)), 0.3, 0.1)))
+    before, after = untreated.volume_ml[:, 1]
+    assert before < after < 5 * before and treated.volume_ml[1, 1] < 0.8 * after
+    assert ((untreated.labels == 0) == (labels == 0)).all()
+    assert set(np.unique(untreated.labels[1])) <= set(np.unique(labels))

@@ -57,14 +57,16 @@ HEAD = ("case", "days", "method", "tumor DSC", "HD95 mm", "mL", "observed mL", "
         "white DSC", "grey", "ventricles", "CSF")
 
 
-def compared(case, laws, folder=FOLDER, every=1):
-    """Rows of persistence and of a forecast with each growth law, on every n-th voxel in plane."""
+def compared(case, laws, folder=FOLDER, every=1, weights=()):
+    """Rows of persistence and of a forecast with each growth law and each file of weights, on every n-th voxel in plane."""
     first, second, spacing_mm = visits(case, folder)
     first, second = first[:, ::every, ::every], second[:, ::every, ::every]
     spacing_mm = (spacing_mm[0], every * spacing_mm[1], every * spacing_mm[2])
     rows = [scored(case, "persistence", first, second, spacing_mm)]
-    for law in laws:
-        result = forecast(first, spacing_mm, plan_to(DAYS[case], law), device="cpu")
+    for law in (*laws, *weights):
+        model = {"weights": law} if law in weights else {}
+        plan = plan_to(DAYS[case], presets.DEFAULT_GROWTH if model else law)
+        result = forecast(first, spacing_mm, plan, device="cpu", **model)
         assert result.warnings == (), result.warnings
         assert result.days[-1] == DAYS[case] and result.labels.shape == (2, *first.shape)
         assert np.array_equal(result.labels[0], first)
@@ -78,10 +80,10 @@ def test_a_forecast_to_the_second_scan_beside_persistence(case, capsys):
     """One of them on all of its voxels; the others on a quarter, as the table for the documentation takes them whole."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = compared(case, [presets.DEFAULT_GROWTH], every=1 if case == "08" else 2)
+        rows = compared(case, [presets.DEFAULT_GROWTH], every=1 if case == "08" else 2, weights=["glioma-sim"])
     with capsys.disabled():
         print("\n" + aligned([HEAD, *rows]), end="")
-    assert len(rows) == 2
+    assert len(rows) == 3
 
 
 @pytest.mark.parametrize("case", sorted(DAYS))
@@ -109,10 +111,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--growth", nargs="+", choices=tuple(presets.GROWTH_LAWS), default=[presets.DEFAULT_GROWTH])
+    parser.add_argument("--weights", nargs="*", default=[], help="trained weights beside the laws: files, or glioma-sim")
     arguments = parser.parse_args()
     rows = [HEAD]
     for case in sorted(DAYS):
-        rows += compared(case, arguments.growth, arguments.folder)
+        rows += compared(case, arguments.growth, arguments.folder, weights=arguments.weights)
     print(aligned(rows), end="")
 
 

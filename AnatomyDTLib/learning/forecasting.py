@@ -22,6 +22,8 @@ from .weights import TrainingError, header_of
 LONGEST_STEP_DAYS = 10.0
 # Of healthy tissue that is carried along beside the largest extent of the tumor, mm; what is farther away stays.
 AROUND_MM = 30.0
+# Roles of what stays where it is.
+STILL = ("background", "barrier")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def is_twin(path) -> bool:
 def learned(path, plan: Plan, axes: int) -> Learned:
     """Reads a trained twin for a plan. Tissues are matched by name; the twin's roles have to be the plan's.
 
+    A falx, or another barrier that the twin does not know, is to it what it knows as background: nothing moves it or passes it.
     Raises ValueError with one sentence: no such file, trained for other tissues, roles or axes, in need of images.
     """
     try:
@@ -61,6 +64,11 @@ def learned(path, plan: Plan, axes: int) -> Learned:
     index = []
     for tissue in plan.anatomy.tissues:
         k = place.get(tissue.name.casefold(), -1)
+        if k < 0 and tissue.role in STILL:
+            k = next((j for j, role in enumerate(roles) if role in STILL), -1)
+            if k >= 0:
+                index.append(k)
+                continue
         if k < 0 and tissue.role != "necrosis":
             raise TrainingError(f"the weights were trained for the tissues {', '.join(names)}, not for {tissue.name}")
         if k >= 0 and roles[k] != tissue.role:
