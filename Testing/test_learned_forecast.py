@@ -20,8 +20,8 @@ SHAPE, SPACING = (36, 40, 44), (1.0, 1.0, 1.0)
 def head():
     """Two hemispheres' worth of tissue with a thin sheet of grey matter, a ventricle and a tumor; the user's own numbering."""
     anatomy = Anatomy(tuple(tissue(n, r) for n, r in (
-        ("Background", "background"), ("Tumor", "tumor"), ("White matter", "white"), ("Grey matter", "grey"), ("Ventricles", "ventricle"),
-        ("Cavity", "cavity"), ("Treated tumor", "necrosis"), ("Falx", "barrier"),
+        ("Background", "background"), ("Left glioma", "tumor"), ("White matter", "white"), ("Grey matter", "grey"), ("Ventricles", "ventricle"),
+        ("Resection cavity", "cavity"), ("Treated tumor", "necrosis"), ("Falx", "barrier"),
     )))
     z, y, x = np.indices(SHAPE)
     labels = np.full(SHAPE, 2, np.uint8)

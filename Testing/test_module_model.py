@@ -56,6 +56,21 @@ def test_weights_are_chosen_and_change_the_forecast(host, tmp_path):
     assert volumes["Equation"][0] == volumes["Learned"][0] and volumes["Equation"] != volumes["Learned"]
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_the_shipped_weights_are_a_model_without_a_file(host):
+    ui = host.widget.ui
+    ready(host, days=20)
+    choose(ui.modelComboBox, "glioma-sim")
+    assert not ui.modelFileLineEdit.visible and ui.applyButton.enabled, ui.applyButton.toolTip
+    assert "White matter" in ui.modelStatusLabel.text
+    assert host.widget.plan()[0].anatomy.names[0] == "Background"      # the segmentation's own tissues, in its own order
+    run(host, "Learned")
+    assert "complete" in ui.statusLabel.text, ui.statusLabel.text
+    table = host.widget.logic.forecasts()[0].table.GetTable()
+    volumes = [table.GetColumnByName("Tumor").GetValue(row) for row in range(table.GetNumberOfRows())]
+    assert volumes[-1] != volumes[0] > 0
+
+
 @pytest.mark.parametrize("content, word", [
     (None, "no such file"), (b"", "does not hold weights"), (b"hello, this is no model at all", "does not hold weights"),
     ((10).to_bytes(8, "little") + b"[[[[[[[[[[", "does not hold weights"),
@@ -86,7 +101,7 @@ def test_weights_for_other_tissues_or_with_images_are_refused(host, tmp_path):
     use_file(host, "weights", weights_file(tmp_path / "b.safetensors", ["Background", "White matter", "Tumor", "Xyz"]))
     assert "Xyz" in ui.applyButton.toolTip and not ui.applyButton.enabled
     header = {"twin": {"classes": ["Background", "White matter", "Tumor", "Xyz"]}, "roles": ["background", "white", "tumor", "cavity"]}
-    told = {"format": "anatomydt-twin-1", **{key: json.dumps(value) for key, value in header.items()}}
+    told = {"format": "anatomydt-twin-2", **{key: json.dumps(value) for key, value in header.items()}}
     for images, allowed in ((0, True), (2, False)):
         told["twin"] = json.dumps({**header["twin"], "images": images})
         content = json.dumps({"__metadata__": told}).encode()
@@ -94,7 +109,8 @@ def test_weights_for_other_tissues_or_with_images_are_refused(host, tmp_path):
         use_file(host, "weights", str(tmp_path / f"{images}.safetensors"))
         assert ui.applyButton.enabled == allowed and ("images" in ui.applyButton.toolTip) != allowed
     use_file(host, "weights", str(tmp_path / "0.safetensors"))
-    assert [t.role for t in host.widget.plan()[0].anatomy.tissues] == header["roles"]
+    # a whole twin finds its tissues in the plan by itself
+    assert [t.role for t in host.widget.plan()[0].anatomy.tissues] == ["background", "white", "tumor"]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -20,10 +20,14 @@ FORMAT_PREFIX = "anatomydt-"
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weights file was trained for: tissue names in the order of the state and, where the file has them, roles."""
+    """What a weights file was trained for: tissue names in the order of the state and, where the file has them, roles.
+
+    whole: it is a whole twin, which finds its tissues in any plan by itself; else a growth network, which needs their order
+    """
 
     tissues: tuple[str, ...]
     roles: tuple[str, ...] | None = None
+    whole: bool = False
 
 
 def weights_file(model: str, chosen: str) -> str | None:
@@ -43,15 +47,15 @@ def weights_of(path: str) -> Weights:
         told = header.get("__metadata__", {})
         if not str(told.get("format", "")).startswith(FORMAT_PREFIX):
             raise ValueError(told)
-        # A growth network's header, or a whole learned twin's.
-        config = json.loads(told["config"] if "config" in told else told["twin"])
+        # A whole twin's header (which tells of its training too), or a growth network's.
+        config = json.loads(told["twin"] if "twin" in told else told["config"])
         tissues, roles = config["classes"], json.loads(told.get("roles", "null"))
         if not isinstance(tissues, list) or not all(isinstance(t, str) for t in tissues):
             raise TypeError
         if config.get("images", 0):
             raise PlanError(
                 f"the weights of '{name}' need images beside the segmentation, which the panel cannot give; choose another")
-        return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None)
+        return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None, "twin" in told)
     except PlanError:
         raise
     except OSError as error:

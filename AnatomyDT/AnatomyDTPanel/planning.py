@@ -127,7 +127,7 @@ class Planning:
         if file is None:
             return made
         weights = models.weights_of(file)
-        return models.fitted(*made, weights.tissues, weights.roles)
+        return made if weights.whole else models.fitted(*made, weights.tissues, weights.roles)
 
     # The plan's file
 

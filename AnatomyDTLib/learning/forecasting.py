@@ -47,7 +47,7 @@ def is_twin(path) -> bool:
 
 
 def learned(path, plan: Plan, axes: int) -> Learned:
-    """Reads a trained twin for a plan. Tissues are matched by name; the twin's roles have to be the plan's.
+    """Reads a trained twin for a plan. Tissues are matched by name, else by a role that only one of them has on either side.
 
     A falx, or another barrier that the twin does not know, is to it what it knows as background: nothing moves it or passes it.
     Raises ValueError with one sentence: no such file, trained for other tissues, roles or axes, in need of images.
@@ -60,24 +60,32 @@ def learned(path, plan: Plan, axes: int) -> Learned:
         if isinstance(error, TrainingError):
             raise
         raise TrainingError(f"the weights file {path} is damaged: its header cannot be read") from None
-    place = {name.casefold(): k for k, name in enumerate(names)}
-    index = []
-    for tissue in plan.anatomy.tissues:
-        k = place.get(tissue.name.casefold(), -1)
-        if k < 0 and tissue.role in STILL:
-            k = next((j for j, role in enumerate(roles) if role in STILL), -1)
-            if k >= 0:
-                index.append(k)
-                continue
-        if k < 0 and tissue.role != "necrosis":
-            raise TrainingError(f"the weights were trained for the tissues {', '.join(names)}, not for {tissue.name}")
-        if k >= 0 and roles[k] != tissue.role:
-            raise TrainingError(f"the weights were trained with {names[k]} as {roles[k]}; the plan has it as {tissue.role}")
-        index.append(k)
-    found = Learned(load_twin(path, anatomy, axes), tuple(index))
+    found = Learned(load_twin(path, anatomy, axes), _index(plan.anatomy, names, roles))
     if found.twin.config.images:
         raise TrainingError(f"the weights need {found.twin.config.images} image(s) beside the segmentation, which a forecast does not give them")
     return found
+
+
+def _index(anatomy: Anatomy, names, roles) -> tuple[int, ...]:
+    """The twin's class of every tissue; raises TrainingError for one that it has none for."""
+    place = {name.casefold(): k for k, name in enumerate(names)}
+    index = [place.get(tissue.name.casefold(), -1) for tissue in anatomy.tissues]
+    unmatched = [tissue.role for tissue, k in zip(anatomy.tissues, index) if k < 0]
+    for i, tissue in enumerate(anatomy.tissues):
+        k = index[i]
+        if k >= 0 and roles[k] != tissue.role:
+            raise TrainingError(f"the weights were trained with {names[k]} as {roles[k]}; the plan has it as {tissue.role}")
+        if k >= 0:
+            continue
+        alike = [j for j, role in enumerate(roles) if role == tissue.role and j not in index]
+        still = [j for j, role in enumerate(roles) if role in STILL]
+        if len(alike) == 1 and unmatched.count(tissue.role) == 1:
+            index[i] = alike[0]
+        elif tissue.role in STILL and still:
+            index[i] = still[0]
+        elif tissue.role != "necrosis":
+            raise TrainingError(f"the weights were trained for the tissues {', '.join(names)}, not for {tissue.name}; rename it or choose others")
+    return tuple(index)
 
 
 def check_tissues(learned: Learned, labels: np.ndarray, plan: Plan) -> None:
