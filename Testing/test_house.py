@@ -19,7 +19,7 @@ FLOORS = {
     "calibration": 2.5, "learning": 2,
     "physics": 1,
     "volumes": 0, "imagefiles": 0,      # files in and out stand on nothing; datasets are read with them
-    "state": 0, "shipped": 0, "plan": 0, "interventions": 0, "checks": 0, "presets": 0, "labelling": 0, "__init__": 0,
+    "state": 0, "shipped": 0, "refusals": 0, "plan": 0, "interventions": 0, "checks": 0, "presets": 0, "labelling": 0, "__init__": 0,
 }
 
 
