@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -152,17 +153,9 @@ def compare(
     members = [dict(m) for m in members] if members is not None else [{}]
     if not members:
         raise ForecastError("there is no draw of the parameters; an ensemble has at least one member")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in `_run`
-    try:
+    with _one_thread("comparison", "compare fewer plans or days, or use larger voxels"):
         return comparing.compare(
             accepted, spacing, members, rule=rule or Rule(), device=_device(device, torch), progress=progress, cancelled=cancelled)
-    except InterruptedError:
-        raise Cancelled("the comparison was cancelled") from None
-    except MemoryError:
-        raise ForecastError("there is not enough memory for this comparison: compare fewer plans or days, or use larger voxels") from None
-    finally:
-        torch.set_num_threads(threads)
 
 
 def calibrate(
@@ -215,21 +208,11 @@ def calibrate(
             "weights are given to a calibration to refine their last layer for this patient: name the weights and where the "
             "refined ones go")
     network = _network(weights, images, plan, labels.shape)
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)        # as in `_run`: small operations
-    try:
+    with _one_thread("calibration", "crop the image or use larger voxels"):
         found, _, refined = calibration.calibrate(
             labels, spacing_mm, plan, later, maps=maps, parameters=parameters, bounds=bounds, former=twin, network=network,
             settings=settings or Settings(), state=state, save=save, progress=progress, cancelled=cancelled,
         )
-    except InterruptedError:
-        raise Cancelled("the calibration was cancelled") from None
-    except MemoryError:
-        raise ForecastError("there is not enough memory for this calibration: crop the image or use larger voxels") from None
-    finally:
-        torch.set_num_threads(threads)
     return found if refined is None else _with_growth(found, refined, weights, refine)
 
 
@@ -263,32 +246,76 @@ def ensemble(labels, spacing_mm, twin, plan: Plan | None = None, *, maps=None, m
     plan = twin.plan if plan is None else plan
     labels, spacing_mm = checked(labels, spacing_mm, plan)
     maps = checked_maps(plan, maps or {}, labels.shape)
+    with _one_thread("forecast", "ask for fewer members or days, or use larger voxels"):
+        return room.ensemble(twin, labels, spacing_mm, plan, maps, members=members, seed=seed, progress=progress, cancelled=cancelled)
+
+
+def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
+    twin, network = request[-2:]
+    computed = _computed if twin is None else _computed_by_twin
+    if device != "cpu" or twin is not None or network is not None:
+        # A network is worth its threads.
+        return computed(request, device, probabilities, progress, cancelled, warnings)
+    # What a full memory means, `forecast` decides: on a graphics card it is tried again.
+    with _one_thread("forecast"):
+        return computed(request, device, probabilities, progress, cancelled, warnings)
+
+
+@contextmanager
+def _one_thread(what: str, remedy: str | None = None):
+    """Computes on one thread, and says in words why it ended: cancelled, or, with a remedy, for want of memory.
+
+    A step is thousands of small operations: on a desk where something else runs, threads that wait for each other made the
+    sample's forecast take 180 CPU seconds instead of 14.
+    """
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return room.ensemble(twin, labels, spacing_mm, plan, maps, members=members, seed=seed, progress=progress, cancelled=cancelled)
+        yield
     except InterruptedError:
-        raise Cancelled("the forecast was cancelled") from None
+        raise Cancelled(f"the {what} was cancelled") from None
+    except MemoryError:
+        if remedy is None:
+            raise
+        raise ForecastError(f"there is not enough memory for this {what}: {remedy}") from None
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
-    import torch
+class _Frames:
+    """What is reported, day by day, until it is a `Forecast`."""
 
-    twin, network = request[-2:]
-    threads = torch.get_num_threads()
-    if device == "cpu" and twin is None and network is None:
-        # A step is thousands of small operations: on a desk where something else runs, threads that wait for each other
-        # made the sample's forecast take 180 CPU seconds instead of 14. A growth network is worth its threads.
-        torch.set_num_threads(1)
-    try:
-        computed = _computed if request[-2] is None else _computed_by_twin
-        return computed(request, device, probabilities, progress, cancelled, warnings)
-    finally:
-        torch.set_num_threads(threads)
+    def __init__(self, plan: Plan, shape, spacing_mm, probabilities: bool):
+        self._plan, self._spacing_mm = plan, spacing_mm
+        self._labels = np.empty((len(plan.reported_days), *shape), np.uint8)
+        self._tumor = np.zeros(self._labels.shape, np.float16) if probabilities else None
+        self._cells: list[float] = []
+
+    def add(self, labels, density) -> None:
+        """The next reported day: labels (*S), and the tumor's probability (*S)."""
+        day = len(self._cells)
+        self._labels[day] = labels
+        if self._tumor is not None:
+            self._tumor[day] = density
+        self._cells.append(float(density.sum(dtype=np.float64)))
+
+    def forecast(self, device: str, warnings, run: dict) -> Forecast:
+        import torch
+
+        plan = self._plan
+        assert len(self._cells) == len(self._labels), "every reported day has its frame"
+        counts = np.stack([np.bincount(frame.ravel(), minlength=len(plan.anatomy)) for frame in self._labels])
+        voxel_ml = math.prod(self._spacing_mm) / 1000.0  # a 2D voxel counts as 1 mm thick
+        run = {
+            "version": __version__, "torch": torch.__version__, "device": _device_name(device, torch),
+            "threads": torch.get_num_threads(), **run,
+        }
+        return Forecast(
+            np.array(plan.reported_days), self._labels, counts * voxel_ml, self._tumor, self._spacing_mm, plan, tuple(warnings), run,
+            np.array(self._cells) * voxel_ml,
+        )
 
 
 def _computed(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
@@ -307,24 +334,17 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
         residual = None if network is None else _residual(*network, course, spacing_mm, device)
         prepared = time.perf_counter()
         tumors = list(plan.anatomy.tumors)
-        frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
-        tumor = np.zeros(frames.shape, np.float16) if probabilities else None
+        frames = _Frames(plan, labels.shape, spacing_mm, probabilities)
         density = p[0, tumors].sum(0).cpu().numpy()
-        cells = []
         current = labels.copy()
-        shown = [0]
 
         def report(day, state, box):
             if not bool(torch.isfinite(state.sum())):
                 raise ForecastError(f"the numbers of this plan overflow before day {day:g}; check its rates, doses and diffusivities")
             if day > 0:
                 current[box] = labels_of(state[0].cpu().numpy(), plan.anatomy)
-            frames[shown[0]] = current
             density[box] = state[0, tumors].sum(0).cpu().numpy()
-            cells.append(float(density.sum(dtype=np.float64)))
-            if tumor is not None:
-                tumor[shown[0]] = density
-            shown[0] += 1
+            frames.add(current, density)
 
         def told(fraction, day):
             if progress is not None:
@@ -334,24 +354,14 @@ def _computed(request, device, probabilities, progress, cancelled, warnings) -> 
             _, ran = integrate(p, equation, course, residual=residual, report=report, progress=told, cancelled=cancelled)
         except InterruptedError:
             raise Cancelled("the forecast was cancelled") from None
-    assert shown[0] == len(frames), "every reported day has its frame"
-    finished = time.perf_counter()
-    counts = np.stack([np.bincount(frame.ravel(), minlength=len(plan.anatomy)) for frame in frames])
-    voxel_ml = math.prod(spacing_mm) / 1000.0  # a 2D voxel counts as 1 mm thick
     run = {
-        "version": __version__, "torch": torch.__version__, "device": _device_name(device, torch),
-        "threads": torch.get_num_threads(), "longest_step_days": course.longest_step, **ran,
-        "seconds_preparing": round(prepared - began, 3), "seconds_solving": round(finished - prepared, 3),
+        "longest_step_days": course.longest_step, **ran,
+        "seconds_preparing": round(prepared - began, 3), "seconds_solving": round(time.perf_counter() - prepared, 3),
     }
-    return Forecast(
-        np.array(plan.reported_days), frames, counts * voxel_ml, tumor, spacing_mm, plan, tuple(warnings), run,
-        np.array(cells) * voxel_ml,
-    )
+    return frames.forecast(device, warnings, run)
 
 
 def _computed_by_twin(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
-    import torch
-
     from .learning import forecasting
 
     labels, spacing_mm, plan, maps, _, twin, _ = request
@@ -365,22 +375,13 @@ def _computed_by_twin(request, device, probabilities, progress, cancelled, warni
         if progress is not None:
             progress(fraction, f"day {fraction * plan.days[-1]:.4g} of {plan.days[-1]:.4g}")
 
-    frames = np.empty((len(plan.reported_days), *labels.shape), np.uint8)
-    tumor = np.zeros(frames.shape, np.float16) if probabilities else None
-    cells = []
-    for i, (frame, density) in enumerate(forecasting.forecast(twin, labels, spacing_mm, plan, maps, device, told)):
-        frames[i] = frame
-        cells.append(float(density.sum(dtype=np.float64)))
-        if tumor is not None:
-            tumor[i] = density
-    voxel_ml = math.prod(spacing_mm) / 1000.0
-    counts = np.stack([np.bincount(frame.ravel(), minlength=len(plan.anatomy)) for frame in frames])
+    frames = _Frames(plan, labels.shape, spacing_mm, probabilities)
+    for frame, density in forecasting.forecast(twin, labels, spacing_mm, plan, maps, device, told):
+        frames.add(frame, density)
     run = {
-        "version": __version__, "torch": torch.__version__, "device": _device_name(device, torch), "threads": torch.get_num_threads(),
         "model": "trained twin", "longest_step_days": forecasting.LONGEST_STEP_DAYS, "seconds_solving": round(time.perf_counter() - began, 3),
     }
-    return Forecast(
-        np.array(plan.reported_days), frames, counts * voxel_ml, tumor, spacing_mm, plan, tuple(warnings), run, np.array(cells) * voxel_ml)
+    return frames.forecast(device, warnings, run)
 
 
 def _twin(weights, images, plan, labels, maps, tensor, warnings):

@@ -138,24 +138,34 @@ class Planning:
             self.loadPlan(path)
 
     def onSavePlan(self):
-        path = qt.QFileDialog.getSaveFileName(self.parent, _("Save plan"), "plan.json", _("Plan") + " (*.json)")
-        path = path[0] if isinstance(path, tuple) else path
+        path = self.chosenToSave(_("Save plan"), "plan.json", _("Plan"))
         if path:
             self.savePlan(path)
 
+    def chosenToSave(self, title, name, kind):
+        """The path of a JSON file that the user wants to write, "" for none."""
+        path = qt.QFileDialog.getSaveFileName(self.parent, title, name, kind + " (*.json)")
+        return path[0] if isinstance(path, tuple) else path
+
     def savePlan(self, path):
-        """Writes what is chosen; says why when it cannot, and leaves a former file as it was."""
+        """Writes what is chosen; says why when it cannot."""
+        why = self.written(path, lambda: self.plan()[0].to_json())
+        self.say(_("The plan was not saved: {why}").format(why=why) if why else _("The plan was saved."))
+
+    @staticmethod
+    def written(path, text):
+        """Writes text() to a file: "", or why not, and then a former file is as it was."""
         part = f"{path}.part"
         try:
-            text = self.plan()[0].to_json()
+            content = text()
             with open(part, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+                file.write(content)
             os.replace(part, path)
         except (ValueError, OSError) as error:
             if os.path.isfile(part):
                 os.remove(part)
-            return self.say(_("The plan was not saved: {why}").format(why=getattr(error, "strerror", None) or error))
-        self.say(_("The plan was saved."))
+            return str(getattr(error, "strerror", None) or error)
+        return ""
 
     def loadPlan(self, path):
         """Takes a plan over from its file; says why when it cannot."""

@@ -1,6 +1,5 @@
 """The Patient's twin section of the panel: calibrate, what was fitted, regimes over the draws of the twin."""
 
-import os
 
 import qt
 import slicer
@@ -144,24 +143,14 @@ class Twins:
             self.onCompleted(None, None, message)
 
     def onSaveTwin(self):
-        path = qt.QFileDialog.getSaveFileName(self.parent, _("Save twin"), "twin.json", _("Twin") + " (*.json)")
-        path = path[0] if isinstance(path, tuple) else path
+        path = self.chosenToSave(_("Save twin"), "twin.json", _("Twin"))
         if path:
             self.saveTwin(path)
 
     def saveTwin(self, path):
-        """Writes the twin as the command line's file; says why when it cannot, and leaves a former file as it was."""
-        part = f"{path}.part"
-        try:
-            text = self.twin().to_json()
-            with open(part, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.replace(part, path)
-        except (ValueError, OSError) as error:
-            if os.path.isfile(part):
-                os.remove(part)
-            return self.say(_("The twin was not saved: {why}").format(why=getattr(error, "strerror", None) or error))
-        self.say(_("The twin was saved."))
+        """Writes the twin as the command line's file; says why when it cannot."""
+        why = self.written(path, lambda: self.twin().to_json())
+        self.say(_("The twin was not saved: {why}").format(why=why) if why else _("The twin was saved."))
 
     # Regimes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,11 +15,17 @@ class TrainingError(ValueError):
 
 def header_of(path) -> dict[str, str]:
     """The header of a weights file, without its tensors; ValueError with one sentence when it cannot be read."""
+    with _opened(path) as stream:
+        return stream.metadata() or {}
+
+
+@contextmanager
+def _opened(path):
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt", device="cpu") as stream:
-            return stream.metadata() or {}
+            yield stream
     except FileNotFoundError:
         raise TrainingError(f"the weights file {path} does not exist") from None
     except (SafetensorError, OSError) as error:
@@ -47,16 +54,9 @@ def write_tensors(path, tensors: dict[str, torch.Tensor], meta: dict[str, str]) 
 
 def read_tensors(path, expected: str, what: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """(tensors, header) of a file whose header's format is `expected`; ValueError with one sentence otherwise."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as stream:
-            meta = stream.metadata() or {}
-            tensors = {key: stream.get_tensor(key) for key in stream.keys()}
-    except FileNotFoundError:
-        raise TrainingError(f"the weights file {path} does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"the weights file {path} cannot be read as safetensors: {error}") from None
+    with _opened(path) as stream:
+        meta = stream.metadata() or {}
+        tensors = {key: stream.get_tensor(key) for key in stream.keys()}
     if meta.get("format") != expected:
         family = expected.rsplit("-", 1)[0]
         if str(meta.get("format", "")).startswith(family):
