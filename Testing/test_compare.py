@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from test_cli import head, run, saved
+from command_user import head, run, saved
 
 from AnatomyDTLib import cli, presets, volumes
 from AnatomyDTLib.calibration.compare import Candidate, compare, of_patient, paired_members, preference, wilson_interval

@@ -6,7 +6,7 @@ its share u = p/C of the part C of a voxel that it may fill (C stands still but 
     C ∂ₜu = ∇·(C D ∇u) + C rho u (1 − u/kappa) − C u Σ_drugs sensitivity c(t),   u → S u at each fraction
 
 It is eq. 2 with its counter-flux, stepped as `physics.equation.Stepper` steps it (same splitting, same steps, same
-arithmetic; Testing/test_calibration.py holds the two together), at a quarter of the price: no composition has to be
+arithmetic; Testing/test_calibration_derivatives.py holds the two together), at a quarter of the price: no composition has to be
 carried along.
 
 The derivative of a step is another step: with A(θ) u⁺ = b(u; θ) for each axis,
