@@ -188,18 +188,22 @@ def signed_distances(labels, K: int, spacing_mm) -> np.ndarray:
 
 
 def ways_of_tumors(distances: np.ndarray, labels: np.ndarray, anatomy: Anatomy, spacing_mm) -> np.ndarray:
-    """Signed distances (K, *S), those to a tumor along ways that it can go: around a falx, a vessel, a ventricle.
+    """Signed distances (K, *S), those to a tumor along ways that it can go: around a falx or a ventricle.
+
+    A vessel is no wall: a tumor surrounds it, on a slice as if it went through.
 
     The difference of two shortest ways over the voxels' neighbours, with and without walls, is added to the straight
-    distance, so that it is exact where no wall stands between. What no way leads to has the cut.
+    distance, so that it is exact where no wall stands between. What no way leads to has the cut. A wall itself has what is
+    before it, less the way into it.
     """
-    blocked = np.isin(labels, [k for k, t in enumerate(anatomy.tissues) if not t.may_be_invaded and not t.is_tumor])
+    blocked = np.isin(labels, [k for k, t in enumerate(anatomy.tissues) if not t.may_be_invaded and not t.is_tumor and t.role != "vessel"])
     if not blocked.any():
         return distances
     from skimage.graph import MCP_Geometric
 
     reach = REACH_VOXELS * min(spacing_mm)
     distances = distances.copy()
+    into, before = ndimage.distance_transform_edt(blocked, sampling=spacing_mm, return_indices=True)
     for k in anatomy.tumors:
         starts = np.argwhere(labels == k)
         if not len(starts):
@@ -208,7 +212,8 @@ def ways_of_tumors(distances: np.ndarray, labels: np.ndarray, anatomy: Anatomy, 
             MCP_Geometric(np.where(blocked & closed, np.inf, 1.0), sampling=spacing_mm).find_costs(starts)[0]
             for closed in (False, True))
         longer = np.where(np.isfinite(around), around - np.where(np.isfinite(free), free, around), reach)
-        distances[k] = np.where(blocked | (labels == k), distances[k], np.maximum(distances[k] - longer, -reach))
+        way = np.where(labels == k, distances[k], np.maximum(distances[k] - longer, -reach))
+        distances[k] = np.where(blocked, np.minimum(distances[k], np.maximum(way[tuple(before)] - into, -reach)), way)
     return distances
 
 

@@ -90,7 +90,8 @@ def train(
 ) -> Outcome:
     """Fits `model` to the cases `train` of the dataset and leaves it with the weights that were best on `validation`.
 
-    model: batch -> (B, V − 1, K, *S) probabilities; a model with `growth_variation()` pays λ_tv times it
+    model: batch -> (B, V − 1, K, *S) probabilities; a model with `growth_variation()` pays λ_tv times it; one with
+        `prepare()` is told the cases before the first step, in the same time
     out: folder for `last.safetensors` (to resume from), `best.safetensors` and `history.json`; None: nothing is written
     Raises TrainingError with one sentence: nothing to train on, a checkpoint of another run, a full disk, numbers that are
     not finite.
@@ -100,16 +101,20 @@ def train(
         raise TrainingError(f"training needs at least one case to train on and one to validate, not {len(train)} and {len(validation)}")
     folder = None if out is None else Path(out)
     torch.manual_seed(config.seed)
+    resumed = resume and folder is not None and (folder / "last.safetensors").exists()
+    began = time.process_time()
+    if hasattr(model, "prepare") and not resumed:
+        model.prepare(dataset, train, config.longest_step_days)
     model = model.to(device)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     best = {k: v.clone() for k, v in average.items()}
     optimiser = torch.optim.AdamW(_groups(model, config.decay), lr=config.rate, betas=(0.9, 0.98))
     outcome, bad = Outcome(), 0
-    if resume and folder is not None and (folder / "last.safetensors").exists():
+    if resumed:
         outcome, bad = _restore(folder, model, optimiser, average, best, config)
     fitted = DistributedDataParallel(model, device_ids=[device] if "cuda" in device else None, find_unused_parameters=True) if world > 1 else model
     every = max(1, config.steps // config.validations)
-    began, spent = time.process_time(), outcome.seconds
+    spent = outcome.seconds
     while outcome.steps < config.steps and not outcome.stopped:
         step = outcome.steps
         gone = max(step / config.steps, outcome.seconds / config.seconds if config.seconds else 0.0)

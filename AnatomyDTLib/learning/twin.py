@@ -28,16 +28,17 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..physics import screened
+from ..physics.advection import advect
 from ..physics.assembly import SPARED_AROUND_TUMOR, resected
 from ..physics.equation import CrossDiffusion, Stepper
-from ..physics.pressure import advect
-from ..plan import Anatomy
-from .batches import Batch, signed_distances
+from ..plan import Anatomy, Surgery
+from .batches import Batch, grid_of, signed_distances
 from .burden import Bounded, Burden, BurdenLaw
 from .growth import GrowthConfig, GrowthNetwork, check_trained_for, exposures
 from .interfaces import SHARPNESS, Sides, State
@@ -48,10 +49,8 @@ from .weights import TrainingError, read_tensors
 FORMAT = "anatomydt-twin-2"
 # Over what lengths a tissue's speed passes into the next one's, and the front's speed is carried to the voxels beside it, mm.
 TISSUE_MM, FRONT_MM = 2.0, 4.0
-# How far beside a wall that a tumor grows against its growth takes place, mm.
-BESIDE_MM = 2.0
-# Where less than this of a border is near, nothing can grow against the wall.
-LEAST_BESIDE = 1e-2
+# How far behind its front a tumor makes the room that it grows by, mm (standard deviation): 6 to 12 made no difference.
+INSIDE_MM = 8.0
 # Widths in which walls are looked for beside a front, mm.
 WALLS_MM = (2.0, 5.0)
 # Distances to the tumor's border that the network sees as exp(−d/length), mm.
@@ -157,6 +156,25 @@ class AnatomyTwin(nn.Module):
     def slope(self) -> float:
         """λ of the log-odds at a border, per mm."""
         return 4 / self.config.width_mm
+
+    def prepare(self, dataset, chosen, longest_step_days: float) -> None:
+        """Fits the law of the whole tumor to nothing but the sizes of the tumors of these cases, before any step of a training.
+
+        Visits after an operation are left out: what it leaves depends on more than the size.
+        """
+        cases = [dataset.cases[int(i)] for i in chosen]
+        radii = torch.full((max(len(case.days) for case in cases), len(cases)), math.nan)
+        for column, case in enumerate(cases):
+            operations = [t.day for t in case.treatments if isinstance(t, Surgery)]
+            for row, day in enumerate(case.days):
+                if not any(operation < day for operation in operations):
+                    size = torch.tensor(float(np.isin(case.labels[row], self.sides.tumors).sum()))
+                    radii[row, column] = self._radius_mm(size, dataset.spacing_mm)
+        # a case that is operated on at once has no size to fit
+        chosen = torch.isfinite(radii[1:]).any(0)
+        if self.config.growth_law and bool(chosen.any()):
+            kept = [case for case, use in zip(cases, chosen.tolist()) if use]
+            self.law.fit(grid_of(kept, longest_step_days, radii.device), radii[:, chosen].to(self.typical))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, V − 1, K, *S)"""
@@ -279,9 +297,9 @@ class AnatomyTwin(nn.Module):
         part = torch.where(_each(now.advance, after.u) >= 0, torch.sigmoid(up), torch.sigmoid(down))
         grown = torch.sigmoid(after.u) - torch.sigmoid(before.u)
         room = after.room
-        source = part * room * grown
-        if self.walls:
-            source = source + self._against_walls(after, room, grown, now.spacing_mm)
+        # what the tumor cannot take it pushes, all of it
+        walls = after.c[:, self.walls].sum(1) if self.walls else 0.0
+        source = self._from_inside((part * room + walls) * grown, after, now.spacing_mm)
         pressure = screened.solve(source, self.range_mm(), now.spacing_mm)
         still = list(self.sides.still_at)
         moving = [i for i in range(after.c.shape[1]) if i not in still]
@@ -306,12 +324,11 @@ class AnatomyTwin(nn.Module):
         c = torch.stack(columns, 1)
         return replace(after, c=c / c.sum(1, keepdim=True))
 
-    def _against_walls(self, state, room, grown, spacing_mm):
-        """What grows against a wall that gives way: all of it pushes, from the tumor's side of the wall."""
-        beside = (room * torch.sigmoid(state.u) * torch.sigmoid(-state.u)).unsqueeze(1)
-        against = (state.c[:, self.walls].sum(1) * grown).unsqueeze(1)
-        spread = blur(against / (blur(beside, BESIDE_MM, spacing_mm) + LEAST_BESIDE), BESIDE_MM, spacing_mm)
-        return (beside * spread)[:, 0]
+    def _from_inside(self, source, state, spacing_mm):
+        """What growth displaces, spread over the tumor behind its front, as much in all: what lies in the front then moves with it."""
+        inside = torch.sigmoid(state.u).unsqueeze(1)
+        share = source.unsqueeze(1) / (blur(inside, INSIDE_MM, spacing_mm) + LEAST)
+        return (inside * blur(share, INSIDE_MM, spacing_mm))[:, 0]
 
     def _crept(self, state, now):
         """Every class of the rest comes forward by a speed in mm/day that fades with the days: its log-odds by λ times the way."""
@@ -325,7 +342,10 @@ class AnatomyTwin(nn.Module):
 
     def radius_mm(self, state, spacing_mm):
         """(B,) radius of the disc or ball as large as the tumor of a state; a voxel at least."""
-        size = state[:, list(self.sides.tumors)].flatten(1).sum(1).clamp(min=1.0) * math.prod(spacing_mm)
+        return self._radius_mm(state[:, list(self.sides.tumors)].flatten(1).sum(1), spacing_mm)
+
+    def _radius_mm(self, voxels, spacing_mm):
+        size = voxels.clamp(min=1.0) * math.prod(spacing_mm)
         return torch.sqrt(size / math.pi) if self.config.axes == 2 else (0.75 * size / math.pi) ** (1 / 3)
 
     def _operated(self, state: State, burden: Burden, batch: Batch, steps: int):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 
-from .operators import apply_flux
+from .advection import advect
 
 # The pressure is smooth: it is solved on voxels of about this size, mm.
 COARSE_MM = 4.0
@@ -118,28 +118,6 @@ class MassEffect:
             p = p.index_copy(1, torch.tensor(chosen, device=p.device), held * scale)
         total = p.sum(1, keepdim=True)
         return p / torch.where(total > 0, total, torch.ones_like(total))
-
-
-def advect(classes: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
-    """Carries every class with the volume that crosses the faces, conservatively, along the first axis.
-
-    classes: (n, ..., *rest); volume: part of a voxel from i to i + 1, broadcastable to the faces, at most 1 in size
-    Second order with the superbee limiter (Roe 1985), which keeps a border between tissues sharp: plain
-    upwinding would smear it over sqrt(distance · voxel).
-    """
-    step = classes[1:] - classes[:-1]
-    slope = torch.zeros_like(classes)
-    slope[1:-1] = _superbee(step[:-1], step[1:])
-    half = 0.5 * (1 - volume.abs())
-    upstream = torch.where(volume > 0, classes[:-1] + half * slope[:-1], classes[1:] - half * slope[1:])
-    return apply_flux(classes, volume * upstream).clamp(min=0)
-
-
-def _superbee(a, b):
-    """The larger of minmod(2a, b) and minmod(a, 2b) in size; 0 where the signs differ."""
-    x, y = a.abs(), b.abs()
-    larger = torch.maximum(torch.minimum(2 * x, y), torch.minimum(x, 2 * y))
-    return torch.where(a * b > 0, torch.copysign(larger, a), torch.zeros_like(larger))
 
 
 def _operator(x, faces, sink):
