@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from AnatomyDTLib.learning import smoothing, twin
-from AnatomyDTLib.learning.batches import collate, signed_distances
+from AnatomyDTLib.learning.batches import collate, grid_of, signed_distances
 from AnatomyDTLib.learning.burden import BurdenLaw
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.learning.interfaces import Sides, State
@@ -236,6 +236,65 @@ def test_a_tumor_goes_around_a_wall():
         assert (soon == 2).sum() > 1.5 * (labels == 2).sum() and (soon[:, 23] == 2).any()
         assert not (soon[:, 25:] == 2).any()
         assert (late[:, 25:] == 2).any() == open_ and not (late[:16, 25:] == 2).any()
+
+
+def test_a_vessel_is_pushed_along_and_is_no_wall():
+    """What lies at the front moves with it: the vessel stays one piece outside of the tumor, and the tumor stays on its side."""
+    anatomy = Anatomy((tissue("White", "white"), tissue("Vessel", "vessel"), tissue("Tumor", "tumor")))
+    x, y = np.indices((SIZE, SIZE))
+    labels = np.where((y >= 23) & (y < 27), 1, 0).astype(np.uint8)
+    labels[(x - 20) ** 2 + (y - 16) ** 2 < 49] = 2
+    dataset = Dataset("vessel", anatomy, (1.0, 1.0), (Case("a", "a", (0.0, 20.0), np.stack([labels] * 2)),))
+    batch = collate(dataset, [0])
+    assert float(batch.distances[0, 2, 20, 30]) == pytest.approx(-7.5, abs=0.6), "the way to a tumor leads through a vessel"
+    with torch.no_grad():
+        later = AnatomyTwin.of(dataset, network=False)(batch)[0, 0].argmax(0).numpy()
+    assert (later == 2).sum() > 1.5 * (labels == 2).sum()
+
+    def middle(seen):
+        return np.flatnonzero(seen[20] == 1).mean()
+
+    assert middle(later) > middle(labels) + 0.4 and (later[20] == 1).sum() >= 3, "pushed aside, whole"
+    assert not (later[:, 27:] == 2).any()
+
+
+def test_room_for_growth_is_made_inside_and_none_is_lost():
+    model = AnatomyTwin.of(one_case())
+    labels, anatomy = head((SIZE, SIZE))
+    state = state_of(labels, anatomy)
+    source = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * torch.sigmoid(state.u) * torch.sigmoid(-state.u)
+    spread = model._from_inside(source, state, (1.0, 1.0))
+    assert float(spread.sum()) == pytest.approx(float(source.sum()), rel=1e-3)
+    assert float(spread[state.u < -3].abs().sum()) < 0.05 * float(spread.sum()) and float(spread[state.u > 3].min()) > 0
+
+
+def test_the_law_of_sizes_is_found_from_sizes():
+    """Growth, radiation and a drug from twelve courses: sizes that were not fitted come out right."""
+    dataset = one_case()
+    true, fitted = (BurdenLaw(dataset.anatomy, 2) for _ in range(2))
+    for number in (true.rho_per_day.raw, true.alpha_per_gy.raw, true.largest_radius_mm.raw):
+        number.data += 0.7
+    given = ((), (Radiotherapy(3.0, 5, 4.0),), (Chemotherapy("drug", (2.0, 9.0), 0.2, 2.0),))
+    cases = [dataclasses.replace(one_case((0.0, d, 2 * d), given[i % 3]).cases[0], name=str(i)) for i, d in enumerate(np.linspace(15, 50, 12))]
+    grid = grid_of(cases, 15.0)
+
+    def sizes(law, first):
+        burden, seen = law.begin(first), [first]
+        for step in range(len(grid)):
+            burden = law.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
+            seen += [law.radius_mm(burden)] * (step + 1 in grid.visits)
+        return torch.stack(seen)
+
+    with torch.no_grad():
+        seen = sizes(true, torch.linspace(6, 12, 12))
+        other = torch.linspace(11, 7, 12)
+        before = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
+    seen[1, ::4] = math.nan                                   # visits that are missing
+    fitted.fit(grid, seen)
+    with torch.no_grad():
+        after = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
+    print(f"mean error of a radius {100 * before:.0f} % before, {100 * after:.1f} % after")
+    assert after < 0.03 and before > 0.1
 
 
 def test_treatment_acts_and_can_be_left_out():
