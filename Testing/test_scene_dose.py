@@ -6,7 +6,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from AnatomyDTLib.engine import ForecastError
-from AnatomyDTLib.scene import dose, segmentation
+from AnatomyDTLib.scene import dose, labelmaps, segmentation
 
 UNIT = "DicomRtImport.DoseUnitName"
 
@@ -73,3 +73,21 @@ def test_more_than_any_course_gives_is_refused(baseline, volume):
 
 def test_a_volume_outside_the_hierarchy_has_no_unit(slicer_scene, volume):
     assert dose.unit(volume()) is None
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.7])
+def test_slab_by_slab_it_is_the_same(monkeypatch, baseline, slicer_scene, add_volume, spacing):
+    """With the grid and off it, and partly outside; the last slab is a thinner one."""
+    matrix = np.diag([spacing, spacing, spacing, 1.0])
+    ramp = add_volume(np.arange(343, dtype=np.float32).reshape(7, 7, 7) / 10, matrix, "Ramp")
+    whole, said = segmentation.dose_gy(baseline, ramp)
+    monkeypatch.setattr(labelmaps, "SLAB_VOXELS", 80)
+    monkeypatch.setattr(labelmaps, "RESAMPLED_VOXELS", 150)
+    slices = segmentation.reading_dose_gy(baseline, ramp)
+    count = 0
+    with pytest.raises(StopIteration) as last:
+        while True:
+            next(slices)
+            count += 1
+    found, again = last.value.value
+    assert count > 6 and np.array_equal(found, whole) and again == said

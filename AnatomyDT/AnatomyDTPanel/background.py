@@ -32,6 +32,8 @@ WORKER = Path(__file__).with_name("worker.py")
 PROGRESS = "@progress "
 # An ended process is waited for, but not for ever: a driver of a graphics card can hold it back.
 LONGEST_WAIT_SECONDS = 1.5
+# Up to here arrays are written before the process starts; more is written while it starts, so much in each poll.
+AT_ONCE_BYTES, SLAB_BYTES = 16_000_000, 8_000_000
 
 
 def python() -> str:
@@ -55,7 +57,10 @@ class Process:
     """
 
     def __init__(self, request: dict, arrays: dict[str, np.ndarray]):
-        """Writes the request and starts the process. arrays: file name without suffix -> values."""
+        """Starts the process, which waits for its request: that is written after the arrays, some of it in each `poll`.
+
+        arrays: file name without suffix -> values, which nobody changes until all are written
+        """
         import AnatomyDTLib
 
         self.fraction, self.text, self.log = 0.0, "", []
@@ -65,9 +70,10 @@ class Process:
         request["library"] = str(Path(AnatomyDTLib.__file__).resolve().parent.parent)
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="AnatomyDT-"))
-            for name, values in arrays.items():
-                np.save(self._folder / f"{name}.npy", values)
-            (self._folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+            self._sending = self._send(request, arrays)
+            if sum(values.nbytes for values in arrays.values()) <= AT_ONCE_BYTES:
+                while self._sending is not None:
+                    self._send_more()
             command = [interpreter, "-u", str(WORKER), str(self._folder), str(os.getpid())]
             # A group of its own: PythonSlicer is a launcher, and what it launched has to end with it.
             options = {"creationflags": subprocess.CREATE_NO_WINDOW} if os.name == "nt" else {"start_new_session": True}
@@ -80,8 +86,43 @@ class Process:
                 shutil.rmtree(self._folder, ignore_errors=True)
             raise ForecastError(f"the computation could not be started: {error.strerror or error}") from None
 
+    @property
+    def sending(self) -> bool:
+        """Whether `poll` has more to write."""
+        return self._sending is not None
+
+    def _send(self, request, arrays):
+        """Slices that write the arrays and, at last and whole, the request."""
+        for name, values in arrays.items():
+            with open(self._folder / f"{name}.npy", "wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": values.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                rows = values if values.ndim else values[None]
+                thickness = max(1, SLAB_BYTES * len(rows) // max(1, values.nbytes))
+                for start in range(0, len(rows), thickness):
+                    file.write(rows[start:start + thickness].tobytes())
+                    yield
+        part = self._folder / "request.part"
+        part.write_text(json.dumps(request), encoding="utf-8")
+        os.replace(part, self._folder / "request.json")
+
+    def _send_more(self) -> None:
+        try:
+            next(self._sending)
+        except StopIteration:
+            self._sending = None
+
     def poll(self) -> bool:
-        """Reads what the process said since the last call; True when it has ended."""
+        """Reads what the process said since the last call; True when it has ended.
+
+        Raises ForecastError when what it is to compute with cannot be written.
+        """
+        if self._sending is not None:
+            try:
+                self._send_more()
+            except OSError as error:
+                self._sending = None
+                raise ForecastError(f"the computation could not be started: {error.strerror or error}") from None
         ended = self._process.poll() is not None
         try:
             with open(self._folder / "log.txt", "rb") as file:

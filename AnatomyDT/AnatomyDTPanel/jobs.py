@@ -75,7 +75,7 @@ class Jobs:
     def computed(self, share):
         """Slices, until the process has ended and its result was read: the result. They are `share` of the whole."""
         while not self._run.poll():
-            self._timer.setInterval(self.POLL_MS)
+            self._timer.setInterval(self.SLICE_MS if self._run.sending else self.POLL_MS)
             yield share * self._run.fraction, self._run.text
         self._timer.setInterval(self.SLICE_MS)
         yield share * self._run.fraction, self._run.text

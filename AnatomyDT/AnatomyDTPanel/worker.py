@@ -49,7 +49,10 @@ def leave_with(folder: str, parent: int) -> None:
 
 
 def compute(folder: str) -> None:
-    with open(os.path.join(folder, "request.json"), encoding="utf-8") as file:
+    path = os.path.join(folder, "request.json")
+    while not os.path.exists(path):     # the last file that the application writes
+        time.sleep(0.02)
+    with open(path, encoding="utf-8") as file:
         request = json.load(file)
     sys.path.insert(0, request["library"])
     # Packages that only the application was told of are found too, after this interpreter's own.

@@ -92,8 +92,7 @@ def reading_maps(baseline: Baseline, regions: dict | None, doses: dict | None):
         chosen, segment_id = chosen if isinstance(chosen, tuple) else (chosen, None)
         maps[key] = yield from segmentation.reading_region(baseline, chosen, segment_id)
     for key, volume in (doses or {}).items():
-        yield
-        maps[key], said = segmentation.dose_gy(baseline, volume)
+        maps[key], said = yield from segmentation.reading_dose_gy(baseline, volume)
         warnings += said
     return maps, warnings
 

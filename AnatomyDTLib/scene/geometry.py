@@ -51,6 +51,12 @@ class Grid:
         """The same voxels, seen from the coordinate system that `matrix` (4, 4) leads to."""
         return Grid(self.shape, np.asarray(matrix) @ self.ijk_to_ras)
 
+    def slab(self, part: slice) -> Grid:
+        """The voxels of a range of k."""
+        first = np.eye(4)
+        first[2, 3] = part.start
+        return Grid((part.stop - part.start, *self.shape[1:]), self.ijk_to_ras @ first)
+
     def serialized(self) -> str:
         """The text that a segmentation's "Reference image geometry" parameter holds."""
         z, y, x = self.shape

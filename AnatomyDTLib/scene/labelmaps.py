@@ -17,6 +17,8 @@ LABELMAP = "Binary labelmap"
 REFERENCE_GEOMETRY = "Reference image geometry"
 # About 20 ms of one core.
 SLAB_VOXELS = 4_000_000
+# As much, where every voxel is resampled.
+RESAMPLED_VOXELS = 1_000_000
 
 
 def as_labelmaps(segmentation, grid: Grid | None, what: str):
@@ -93,7 +95,7 @@ def merged(segmentation, ids, grid: Grid, matrix=None, warp=None):
         if offset is not None:
             parts = overlap(offset, source.shape, grid.shape)
             inner, outer = parts or ((slice(0, 0),) * 3, (slice(0, 0),) * 3)
-            for slab in _slabs(source.shape):
+            for slab in slabs(source.shape):
                 yield
                 own = _numbered(voxels(image)[slab], numbers)
                 first, last = max(slab.start, inner[0].start), min(slab.stop, inner[0].stop)
@@ -152,7 +154,7 @@ def _laid_over(labels: np.ndarray, own: np.ndarray) -> int:
     return int(hidden)
 
 
-def _slabs(shape, most: int = SLAB_VOXELS) -> list[slice]:
+def slabs(shape, most: int = SLAB_VOXELS) -> list[slice]:
     """Parts of an array along its first axis, of about so many voxels."""
     thickness = max(1, most // (shape[1] * shape[2]))
     return [slice(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness)]
@@ -161,7 +163,7 @@ def _slabs(shape, most: int = SLAB_VOXELS) -> list[slice]:
 def translated(labels: np.ndarray, table: np.ndarray):
     """Slices of table[labels], (Z, Y, X) uint8."""
     found = np.empty(labels.shape, np.uint8)
-    for slab in _slabs(labels.shape):
+    for slab in slabs(labels.shape):
         yield
         found[slab] = table[labels[slab]]
     return found
@@ -171,7 +173,7 @@ def _outside(own: np.ndarray, source: Grid, grid: Grid):
     """Slices of how many non-zero voxels of `own`, on `source`, have their centre outside a grid."""
     across = np.linalg.inv(grid.ijk_to_ras) @ source.ijk_to_ras
     outside = 0
-    for slab in _slabs(own.shape, SLAB_VOXELS // 4):
+    for slab in slabs(own.shape, SLAB_VOXELS // 4):
         yield
         k, j, i = np.ogrid[slab, :own.shape[1], :own.shape[2]]
         inside = np.ones(own[slab].shape, bool)
@@ -201,17 +203,28 @@ def hardened(segmentation, ids, warp, grid: Grid | None, what: str):
     return voxels(image).astype(np.uint8), grid_of(image), hidden
 
 
-def values_on(volume, grid: Grid, matrix, warp, linear: bool, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """(values on the grid as float32, where the grid lies outside the volume)."""
+def values_on(volume, grid: Grid, matrix, warp, linear: bool, what: str):
+    """Slices of (values on the grid as float32, where the grid lies outside the volume)."""
     source = grid_of_volume(volume, what)
-    if volume.GetImageData().GetNumberOfScalarComponents() != 1:
+    image = volume.GetImageData()
+    if image.GetNumberOfScalarComponents() != 1:
         raise ForecastError(f"{what} has several values per voxel; choose a volume with one")
-    values = voxels(volume.GetImageData()).astype(np.float32)
+    values = np.empty(source.shape, np.float32)
+    for slab in slabs(source.shape):
+        yield
+        values[slab] = voxels(image)[slab]
     if matrix is not None:
         source = source.moved(matrix)
-        offset = voxel_offset(source, grid)
-        if offset == (0, 0, 0) and source.shape == grid.shape:
+        if voxel_offset(source, grid) == (0, 0, 0) and source.shape == grid.shape:
             return values, np.zeros(grid.shape, bool)
     transform = warp if matrix is None else None
-    covered = resampled(oriented_image(np.ones(source.shape, np.uint8), source), grid, transform) > 0
-    return resampled(oriented_image(values, source), grid, transform, linear), ~covered
+    yield
+    there, image = oriented_image(np.ones(source.shape, np.uint8), source), oriented_image(values, source)
+    found, outside = np.empty(grid.shape, np.float32), np.empty(grid.shape, bool)
+    for slab in slabs(grid.shape, RESAMPLED_VOXELS):
+        yield
+        own = grid.slab(slab)
+        outside[slab] = resampled(there, own, transform) == 0
+        yield
+        found[slab] = resampled(image, own, transform, linear)
+    return found, outside

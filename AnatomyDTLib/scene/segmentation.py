@@ -19,7 +19,7 @@ from ..engine import ForecastError
 from ..plan import Plan, Tissue
 from .dose import gray_per_unit
 from .geometry import Grid, grid_of_volume, transform_between
-from .labelmaps import as_labelmaps, hardened, merged, own_grid, translated, values_on
+from .labelmaps import as_labelmaps, hardened, merged, own_grid, slabs, translated, values_on
 from .slices import finished
 
 SURFACE = "Closed surface"
@@ -161,14 +161,19 @@ def reading_region(baseline: Baseline, node, segment_id: str | None = None, may_
         segmentation = as_labelmaps(node.GetSegmentation(), None, what)
         inside = (yield from merged(segmentation, ids, baseline.grid, matrix, warp))[0] > 0
     else:
-        inside = values_on(node, baseline.grid, matrix, warp, False, what)[0] != 0
+        inside = (yield from values_on(node, baseline.grid, matrix, warp, False, what))[0] != 0
     if not inside.any() and not may_be_empty:
         raise ForecastError(f"{what} holds no voxel of the forecast's image; choose one that overlaps the segmentation")
     return inside
 
 
 def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A dose volume on the baseline's grid, (Z, Y, X) float32 in Gy, linear; 0 outside it; and warnings.
+    """As `reading_dose_gy`, in one go."""
+    return finished(reading_dose_gy(baseline, volume))
+
+
+def reading_dose_gy(baseline: Baseline, volume):
+    """Slices of a dose volume on the baseline's grid, (Z, Y, X) float32 in Gy, linear; 0 outside it; and warnings.
 
     The unit is the one that SlicerRT gave it (`dose`), else Gy.
     """
@@ -177,16 +182,22 @@ def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
     what = f"the dose volume '{volume.GetName()}'"
     scale, warnings = gray_per_unit(volume)
     matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
-    dose, outside = values_on(volume, baseline.grid, matrix, warp, True, what)
-    dose *= np.float32(scale)
-    if not np.isfinite(dose).all() or dose.min() < 0:
-        raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
-    if not dose.any():
+    dose, outside = yield from values_on(volume, baseline.grid, matrix, warp, True, what)
+    largest, segmented, missed = 0.0, 0, 0
+    for slab in slabs(dose.shape):
+        yield
+        dose[slab] *= np.float32(scale)
+        if not np.isfinite(dose[slab]).all() or dose[slab].min() < 0:
+            raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
+        largest = max(largest, float(dose[slab].max()))
+        there = baseline.labels[slab] > 0
+        segmented += np.count_nonzero(there)
+        missed += np.count_nonzero(outside[slab] & there)
+    if largest == 0:
         raise ForecastError(f"{what} is zero everywhere in the forecast's image; choose one that overlaps it")
-    if dose.max() > LARGEST_DOSE_GY:
-        raise ForecastError(f"{what} reaches {dose.max():.0f} Gy, more than any course gives; if it is in cGy, divide it by 100")
-    segmented = baseline.labels > 0
-    share = 100.0 * np.count_nonzero(outside & segmented) / np.count_nonzero(segmented)
+    if largest > LARGEST_DOSE_GY:
+        raise ForecastError(f"{what} reaches {largest:.0f} Gy, more than any course gives; if it is in cGy, divide it by 100")
+    share = 100.0 * missed / segmented
     if share >= 0.5:
         warnings += (f"{share:.0f} % of the segmented voxels lie outside {what} and get no dose",)
     return dose, warnings
