@@ -157,6 +157,8 @@ def in_this_process(monkeypatch):
             sys.path[:] = path
             stdout.write(said.getvalue().encode())
 
+        sending = False
+
         def poll(self):
             return self.code
 

@@ -92,6 +92,8 @@ class Stored:
     def __init__(self, computed):
         self._computed = computed
 
+    sending = False
+
     def poll(self):
         return True
 
