@@ -157,8 +157,6 @@ def in_this_process(monkeypatch):
             sys.path[:] = path
             stdout.write(said.getvalue().encode())
 
-        sending = False
-
         def poll(self):
             return self.code
 
@@ -166,3 +164,4 @@ def in_this_process(monkeypatch):
             return self.code
 
     monkeypatch.setattr(background.subprocess, "Popen", Ended)
+    monkeypatch.setattr(background, "AT_ONCE_BYTES", 10**12)        # it runs as soon as it is started
