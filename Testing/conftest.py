@@ -165,3 +165,50 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr(background.subprocess, "Popen", Ended)
     monkeypatch.setattr(background, "AT_ONCE_BYTES", 10**12)        # it runs as soon as it is started
+
+
+@pytest.fixture(scope="module")
+def results():
+    return []
+
+
+@pytest.fixture
+def computed(host, monkeypatch, results):
+    """Runs of this panel end at once, with the result that one real run computed."""
+    from AnatomyDTPanel import logic
+    from panel_user import Stored, ready
+
+    from AnatomyDTLib.scene import forecast as scenes
+
+    node = ready(host, days=50)
+    host.widget.ui.probabilitiesCheckBox.setChecked(True)
+    if not results:
+        plan, assignment = host.widget.plan()
+        labels, _ = scenes.segmentation.assigned(scenes.segmentation.read(node), plan, assignment)
+        process = logic.Run(labels, (1.0, 1.0, 1.0), plan, probabilities=True, ijk_to_ras=np.eye(4))
+        host.wait(process.poll)
+        results.append(process.result())
+    monkeypatch.setattr(logic, "Run", lambda *arguments, **more: Stored(results[0]))
+    return results[0]
+
+
+@pytest.fixture
+def patient(slicer_scene, add_segmentation, add_volume, add_transform):
+    """The input as a user has it: under a transform, in a folder, with terminology, with a reference volume."""
+    import slicer
+    from forecast_user import NAMES, OBLIQUE, SHAPE, anatomy
+
+    node = add_segmentation(anatomy(2), OBLIQUE, NAMES)
+    node.GetSegmentation().GetSegment("ID_Tumor").SetTag("TerminologyEntry", "a~b~c")
+    for identifier in node.GetSegmentation().GetSegmentIDs():
+        node.GetSegmentation().GetSegment(identifier).SetTag("Segmentation.Status", "reviewed")
+    reference = add_volume(np.zeros(SHAPE, np.int16), OBLIQUE, "MRI")
+    matrix = np.eye(4)
+    matrix[:3, 3] = 30, 40, -50
+    transform = add_transform(matrix, "Registration")
+    for one in (node, reference):
+        one.SetAndObserveTransformNodeID(transform.GetID())
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer_scene)
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Patient")
+    hierarchy.CreateItem(folder, node)
+    return node, reference

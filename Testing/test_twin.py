@@ -1,17 +1,15 @@
-"""The learned twin: its state, its laws, what each part does, and that gradients and memory behave."""
+"""The learned twin: its state, what each part does, and that gradients and memory behave."""
 
 import dataclasses
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
+from twin_cases import SIZE, head, one_case
 
 from AnatomyDTLib.learning import smoothing, twin
-from AnatomyDTLib.learning.batches import collate, grid_of, signed_distances
-from AnatomyDTLib.learning.burden import BurdenLaw
+from AnatomyDTLib.learning.batches import collate, signed_distances
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.learning.interfaces import Sides, State
 from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig, load_twin
@@ -21,31 +19,6 @@ from AnatomyDTLib.physics import screened
 from AnatomyDTLib.physics.reaction import correct
 from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery
 from AnatomyDTLib.presets import tissue
-
-SIZE = 40
-
-
-def head(shape=(SIZE, SIZE)):
-    """Background around two halves of tissue with a ventricle and a tumor across their border; labels and anatomy."""
-    anatomy = Anatomy(tuple(tissue(n, r) for n, r in (
-        ("Background", "background"), ("White", "white"), ("Grey", "grey"), ("Ventricle", "ventricle"), ("Cavity", "cavity"), ("Tumor", "tumor"),
-    )))
-    x = np.indices(shape)
-    labels = np.where(x[-1] < shape[-1] // 2, 1, 2).astype(np.uint8)
-    edge = np.zeros(shape, bool)
-    for axis, n in enumerate(shape):
-        edge |= (x[axis] < 2) | (x[axis] >= n - 2)
-    labels[edge] = 0
-    labels[(x[-2] > shape[-2] - 12) & (x[-2] < shape[-2] - 6) & ~edge] = 3
-    centre = [n // 2 for n in shape]
-    centre[-2] -= 4
-    labels[sum((x[a] - c) ** 2 for a, c in enumerate(centre)) < 36] = 5
-    return labels, anatomy
-
-
-def one_case(days=(0.0, 60.0), treatments=(), shape=(SIZE, SIZE), name="a"):
-    labels, anatomy = head(shape)
-    return Dataset(name, anatomy, (1.0,) * len(shape), (Case(name, name, tuple(days), np.stack([labels] * len(days)), treatments),))
 
 
 def joined(*datasets):
@@ -147,46 +120,6 @@ def test_a_front_has_its_speed_and_tissues_keep_theirs():
     assert float(reached[:7].float().mean()) == pytest.approx(full / 2, rel=0.15)
 
 
-# ---- the whole tumor
-
-
-def test_burden_law_solves_its_equation():
-    """Growth, a drug and clearance against an integrator; the law's parts are short against the drug's rate."""
-    _, anatomy = head()
-    law = BurdenLaw(anatomy, 3).double()
-    v = law.values()
-    days, parts, rate = 20.0, 400, 0.3
-
-    def slope(_, y):
-        V, W = y
-        kill = v["drug_effect"] * rate / (1 + rate / v["drug_half_per_day"]) * V
-        return [v["rho_per_day"] / v["nu"] * V * (1 - V ** v["nu"]) - kill, kill - W / v["clearance_days"]]
-
-    start = (10.0 / v["largest_radius_mm"]) ** 3
-    ends = solve_ivp(slope, (0, days), [start, 0.0], rtol=1e-10, atol=1e-12).y[:, -1]
-    zero = torch.zeros(parts, 1, dtype=torch.float64)
-    begin = law.begin(torch.tensor([10.0], dtype=torch.float64))
-    after = law.step(begin, torch.tensor([days], dtype=torch.float64), zero, zero, zero + rate * days / parts)
-    assert float(after.log_living.detach().exp()) == pytest.approx(ends[0], rel=1e-4)
-    assert float(after.dead.detach()) == pytest.approx(ends[1], rel=1e-3)
-
-
-def test_radiation_kills_by_the_linear_quadratic_law_and_the_dead_stay_seen_for_a_while():
-    _, anatomy = head()
-    law = BurdenLaw(anatomy, 2)
-    begin = law.begin(torch.tensor([10.0]))
-    zero = torch.zeros(1, 1)
-    after = law.step(begin, torch.tensor([1e-6]), zero + 4.0, zero + 16.0, zero)
-    alpha, ratio = law.values()["alpha_per_gy"], law.values()["alpha_beta_gy"]
-    survival = math.exp(-alpha * 4.0 * (1 + 4.0 / ratio))
-    assert float((after.log_living - begin.log_living).detach()) == pytest.approx(math.log(survival), rel=1e-3)
-    assert float(law.radius_mm(after).detach()) == pytest.approx(10.0, rel=1e-4)       # not yet cleared
-    later = law.step(after, torch.tensor([200.0]), zero, zero, zero)
-    assert float(later.dead.detach()) < 1e-6
-    still = law.step(begin, torch.zeros(1), zero, zero, zero)
-    assert float((still.log_living - begin.log_living).detach()) == pytest.approx(0.0, abs=1e-6)
-
-
 # ---- the parts
 
 
@@ -266,35 +199,6 @@ def test_room_for_growth_is_made_inside_and_none_is_lost():
     spread = model._from_inside(source, state, (1.0, 1.0))
     assert float(spread.sum()) == pytest.approx(float(source.sum()), rel=1e-3)
     assert float(spread[state.u < -3].abs().sum()) < 0.05 * float(spread.sum()) and float(spread[state.u > 3].min()) > 0
-
-
-def test_the_law_of_sizes_is_found_from_sizes():
-    """Growth, radiation and a drug from twelve courses: sizes that were not fitted come out right."""
-    dataset = one_case()
-    true, fitted = (BurdenLaw(dataset.anatomy, 2) for _ in range(2))
-    for number in (true.rho_per_day.raw, true.alpha_per_gy.raw, true.largest_radius_mm.raw):
-        number.data += 0.7
-    given = ((), (Radiotherapy(3.0, 5, 4.0),), (Chemotherapy("drug", (2.0, 9.0), 0.2, 2.0),))
-    cases = [dataclasses.replace(one_case((0.0, d, 2 * d), given[i % 3]).cases[0], name=str(i)) for i, d in enumerate(np.linspace(15, 50, 12))]
-    grid = grid_of(cases, 15.0)
-
-    def sizes(law, first):
-        burden, seen = law.begin(first), [first]
-        for step in range(len(grid)):
-            burden = law.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
-            seen += [law.radius_mm(burden)] * (step + 1 in grid.visits)
-        return torch.stack(seen)
-
-    with torch.no_grad():
-        seen = sizes(true, torch.linspace(6, 12, 12))
-        other = torch.linspace(11, 7, 12)
-        before = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
-    seen[1, ::4] = math.nan                                   # visits that are missing
-    fitted.fit(grid, seen)
-    with torch.no_grad():
-        after = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
-    print(f"mean error of a radius {100 * before:.0f} % before, {100 * after:.1f} % after")
-    assert after < 0.03 and before > 0.1
 
 
 def test_treatment_acts_and_can_be_left_out():

@@ -1,6 +1,5 @@
 """The Patient's twin section of the panel: calibrate, what was fitted, regimes over the draws of the twin."""
 
-
 import qt
 import slicer
 from slicer.i18n import tr as _

@@ -14,7 +14,7 @@ exact for it, with the operators of `physics`, on the state of `interfaces`:
   pressure of `physics.pressure` (here without fluid, `physics.screened`), whose range is learned. Where a tumor recedes there
   is no void: the tissue comes back.
 * Attraction, χ_Tj: the tumor drifts up the gradient of tissue j.
-* Along a wall that it does not pass (a vessel, a ventricle) a tumor may grow faster.
+* Along what it may not take (a vessel, a ventricle) a tumor may grow faster.
 * Every other class may creep outward or inward by itself (a vessel's wall that thickens), at a rate that fades.
 * The growth network sees the state, its surroundings, the treatment and optional images, at every step. It gives residual
   rates r_k, and corrects the front's speed and the pushed part from place to place.
@@ -160,10 +160,11 @@ class AnatomyTwin(nn.Module):
     def prepare(self, dataset, chosen, longest_step_days: float) -> None:
         """Fits the law of the whole tumor to nothing but the sizes of the tumors of these cases, before any step of a training.
 
-        Visits after an operation are left out: what it leaves depends on more than the size.
+        chosen: indices of the cases; longest_step_days: of the grid. Visits after an operation are left out: what it leaves
+        depends on more than the size.
         """
         cases = [dataset.cases[int(i)] for i in chosen]
-        radii = torch.full((max(len(case.days) for case in cases), len(cases)), math.nan)
+        radii = torch.full((max(len(case.days) for case in cases), len(cases)), math.nan, device=self.typical.device)
         for column, case in enumerate(cases):
             operations = [t.day for t in case.treatments if isinstance(t, Surgery)]
             for row, day in enumerate(case.days):
@@ -171,10 +172,10 @@ class AnatomyTwin(nn.Module):
                     size = torch.tensor(float(np.isin(case.labels[row], self.sides.tumors).sum()))
                     radii[row, column] = self._radius_mm(size, dataset.spacing_mm)
         # a case that is operated on at once has no size to fit
-        chosen = torch.isfinite(radii[1:]).any(0)
-        if self.config.growth_law and bool(chosen.any()):
-            kept = [case for case, use in zip(cases, chosen.tolist()) if use]
-            self.law.fit(grid_of(kept, longest_step_days, radii.device), radii[:, chosen].to(self.typical))
+        told = torch.isfinite(radii[1:]).any(0)
+        if self.config.growth_law and bool(told.any()):
+            kept = [case for case, use in zip(cases, told.tolist()) if use]
+            self.law.fit(grid_of(kept, longest_step_days, radii.device), radii[:, told])
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, V − 1, K, *S)"""
@@ -325,7 +326,10 @@ class AnatomyTwin(nn.Module):
         return replace(after, c=c / c.sum(1, keepdim=True))
 
     def _from_inside(self, source, state, spacing_mm):
-        """What growth displaces, spread over the tumor behind its front, as much in all: what lies in the front then moves with it."""
+        """What growth displaces, (B, *S) part of a voxel, spread over the tumor behind its front, as much in all.
+
+        What lies in the front is then moved with it: from the front itself it would be overrun.
+        """
         inside = torch.sigmoid(state.u).unsqueeze(1)
         share = source.unsqueeze(1) / (blur(inside, INSIDE_MM, spacing_mm) + LEAST)
         return (inside * blur(share, INSIDE_MM, spacing_mm))[:, 0]
