@@ -15,15 +15,13 @@ from ..plan import Anatomy, Plan, Radiotherapy, Surgery
 from . import twin as twins
 from .batches import Batch, grid_of, signed_distances, ways_of_tumors
 from .cases import Case
-from .interfaces import State
+from .interfaces import STILL, State
 from .twin import AnatomyTwin, load_twin
 from .weights import TrainingError, header_of
 
 LONGEST_STEP_DAYS = 10.0
 # Of healthy tissue that is carried along beside the largest extent of the tumor, mm; what is farther away stays.
 AROUND_MM = 30.0
-# Roles of what stays where it is.
-STILL = ("background", "barrier")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from ..plan import Anatomy
 
 # Slope of the composition at a border, relative to that of the tumor's log-odds: its borders are about a voxel wide.
 SHARPNESS = 1.5
+# Roles of what stays where it is.
+STILL = ("background", "barrier")
 # Kept of every host, so that shares of hosts exist where there are none.
 TRACE = 1e-12
 
@@ -39,7 +41,7 @@ class Sides:
     @classmethod
     def of(cls, anatomy: Anatomy) -> Sides:
         rest = tuple(k for k in range(len(anatomy)) if k not in anatomy.tumors)
-        still = anatomy.with_role("background", "barrier")
+        still = anatomy.with_role(*STILL)
         hosts = tuple(i for i, k in enumerate(rest) if anatomy.tissues[k].may_be_invaded)
         return cls(
             tuple(anatomy.tumors), rest, hosts, tuple(i for i in range(len(rest)) if i not in hosts),
