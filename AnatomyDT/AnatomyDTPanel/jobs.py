@@ -1,8 +1,9 @@
 """One job at a time on the main thread, in slices that a timer drives: the application answers in between.
 
 A job is a generator. It yields (fraction, text) wherever the user may come, and returns (result, node, message) for
-`completed`. Closing it ends whatever it does and leaves the scene as it was, until the fraction is 1: then the result
-is there, only clean-up is left, and a cancel comes too late.
+`completed`. A slice of it, what each view has to draw after it and the line that tells of it are turns of their own.
+Closing it ends whatever it does and leaves the scene as it was, until the fraction is 1: then the result is there, only
+clean-up is left, and a cancel comes too late.
 """
 
 import logging
@@ -14,6 +15,8 @@ from slicer.i18n import tr as _
 
 from AnatomyDTLib.engine import Cancelled, ForecastError
 from AnatomyDTLib.scene.slices import saying
+
+from .rendering import HeldViews
 
 # A logic that nobody holds any more finishes what it began.
 _busy = set()
@@ -28,6 +31,7 @@ class Jobs:
 
     def __init__(self):
         self._job = self._run = self._stopped = self._outcome = None
+        self._views = self._untold = self._ending = None
         self._inside = self._complete = False
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._tick)
@@ -44,7 +48,7 @@ class Jobs:
         assert self._job is None
         self._progress, self._completed = progress, completed
         self._stopped = self._outcome = None
-        self._complete, self._told = False, 0
+        self._complete, self._told, self._pause = False, 0, self.SLICE_MS
         self._scene, self._job = scene, self._apart(job)
         self._sceneTag = scene.AddObserver(scene.StartCloseEvent, self._onSceneClose)
         _busy.add(self)
@@ -75,9 +79,9 @@ class Jobs:
     def computed(self, share):
         """Slices, until the process has ended and its result was read: the result. They are `share` of the whole."""
         while not self._run.poll():
-            self._timer.setInterval(self.SLICE_MS if self._run.sending else self.POLL_MS)
+            self._pause = self.SLICE_MS if self._run.sending else self.POLL_MS
             yield share * self._run.fraction, self._run.text
-        self._timer.setInterval(self.SLICE_MS)
+        self._pause = self.SLICE_MS
         yield share * self._run.fraction, self._run.text
         return (yield from saying(self._run.loading(), lambda nothing: (share, _("reading the result"))))
 
@@ -100,14 +104,27 @@ class Jobs:
         self.cancel(_("The scene was closed, so the computation was cancelled."))
 
     def _tick(self):
+        """One turn: what is left to draw or to tell of the last slice, or the next slice."""
         if self._job is None or self._inside:
             return
+        if self._views is not None and self._views.letOneGo():
+            return
+        if self._ending is not None:
+            return self._end(*self._ending)
+        if self._untold is not None:
+            said, self._untold = self._untold, None
+            self._tell(*said)
+            return self._timer.setInterval(self._pause)
+        self._slice()
+        self._timer.setInterval(self.SLICE_MS)
+
+    def _slice(self):
         job, outcome = self._job, None
         self._inside = True
+        # Else each node that comes or goes makes the 3D views draw at once, several times in one slice.
+        self._views = HeldViews()
         try:
-            # Else each node that comes or goes makes the 3D views draw at once, several times in one slice.
-            with slicer.util.RenderBlocker():
-                fraction, text = next(job)
+            self._untold = next(job)
         except StopIteration as last:
             outcome = (*last.value, None)
         except ForecastError as error:
@@ -119,13 +136,11 @@ class Jobs:
         finally:
             self._inside = False
         if outcome is None:
-            self._complete = fraction >= 1.0
-        if outcome is None and self._stopped is not None and not self._complete:
-            job.close()
-            outcome = (None, None, self._stopped)
-        if outcome is not None:
-            return self._end(*outcome)
-        self._tell(fraction, text)
+            self._complete = self._untold[0] >= 1.0
+            if self._stopped is not None and not self._complete:
+                job.close()
+                outcome = (None, None, self._stopped, None)
+        self._ending = outcome
 
     def _tell(self, fraction, text):
         if self._progress is not None:
@@ -135,10 +150,12 @@ class Jobs:
 
     def _end(self, result, node, message, error=None):
         self._timer.stop()
+        if self._views is not None:
+            self._views.letGo()
         if self._run is not None:
             self._run.cancel()
         self._scene.RemoveObserver(self._sceneTag)
-        self._job = self._run = self._scene = None
+        self._job = self._run = self._scene = self._views = self._untold = self._ending = None
         self._outcome = (result, node, message, error)
         completed, self._completed, self._progress = self._completed, None, None
         _busy.discard(self)

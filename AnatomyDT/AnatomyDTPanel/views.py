@@ -10,12 +10,12 @@ from slicer.i18n import tr as _
 from AnatomyDTLib.scene import forecast as rooms
 from AnatomyDTLib.scene import segmentation
 
+from .rendering import HeldViews
+
 # An attribute of the browser: (k, j, i) of the tumor's middle on day 0.
 CENTER_ATTRIBUTE = "AnatomyDT.TumorCenter"
 # An attribute of a slice view: its SliceToRAS, row by row, before two forecasts were placed side by side.
 FORMER_ATTRIBUTE = "AnatomyDT.FormerSliceToRAS"
-
-
 # The slice views that forecasts side by side take: two; three, or up to six, in the order of Slicer's layouts.
 TWO_VIEWS, SIDE_VIEWS = ("Red", "Yellow"), ("Red", "Green", "Yellow", "Red+", "Green+", "Yellow+")
 # Until what the layout did to the windows has been answered, and painted.
@@ -133,15 +133,11 @@ class Views:
     @staticmethod
     def _changing(steps):
         layout = slicer.app.layoutManager()
-        views, window = [], None
-        if layout is not None:
-            window = layout.viewport()
+        window = None if layout is None else layout.viewport()
+        if window is not None:
             # What a step makes, and what it makes the window paint, are two turns.
             window.setUpdatesEnabled(False)
-            views = [layout.threeDWidget(i).threeDView() for i in range(layout.threeDViewCount)]
-            views += [layout.sliceWidget(name).sliceView() for name in layout.sliceViewNames()]
-        for view in views:
-            view.pauseRender()
+        views = HeldViews()
         try:
             for step in steps:
                 step()
@@ -149,14 +145,12 @@ class Views:
             if window is not None:
                 window.setUpdatesEnabled(True)
                 yield True
-            while views:
-                views.pop().resumeRender()
+            while views.letOneGo():
                 yield True
         finally:
             if window is not None:
                 window.setUpdatesEnabled(True)
-            for view in views:
-                view.resumeRender()
+            views.letGo()
 
     def compare(self, tissue):
         """One chart of a tissue in all forecasts; returns it. An earlier one of the same name is replaced."""
