@@ -1,5 +1,6 @@
 """The patient's twin in the panel: calibrated from follow-ups, its fit and uncertainty shown, regimes compared over it."""
 
+import functools
 
 import numpy as np
 import pytest
@@ -54,8 +55,6 @@ def segmentation_of(labels, name, spacing=2.0):
 @pytest.fixture
 def patient(host, frames):
     """The panel with a baseline and two follow-ups; fewer starts than a user's calibration has."""
-    import functools
-
     nodes = [segmentation_of(labels, name) for labels, name in zip(frames, ("Baseline", "Day 20", "Day 40"))]
     ui = host.widget.ui
     ui.segmentationSelector.setCurrentNode(nodes[0])
@@ -263,3 +262,26 @@ def test_resampled_when_asked_and_cancelled_at_any_time(host, patient):
     ui.applyButton.click()
     assert not host.widget.logic.running and "Cancelled" in ui.statusLabel.text and everything() == before
     assert host.widget._parameterNode.model == "mechanistic" and ui.calibrateButton.enabled
+
+
+def test_a_cancelled_calibration_goes_on_where_it_was(host, patient):
+    """The same one, to the result of one that was not cancelled; another one begins anew."""
+    ui, logic = host.widget.ui, host.widget.logic
+    plan, assignment = host.widget.plan()
+    ask = functools.partial(
+        logic.calibrate, host.widget._parameterNode.segmentation, plan, assignment=assignment, waitForCompletion=True)
+    follow_ups = host.widget.followUps()
+    (whole, _), shown = ask(follow_ups, name="Whole")
+    ui.calibrateButton.click()
+    host.wait(lambda: logic._run is not None and (logic._run._folder / "reached.json").exists())
+    ui.applyButton.click()
+    assert not logic.running and logic._calibration.reached["state"]["x"] is not None
+    log = []
+    (other, _), _ = ask(follow_ups[:1], name="Other", progress=lambda fraction, text, lines: log.extend(lines))
+    assert not any("going on" in line for line in log) and len(other.observations) == 1
+    ui.calibrateButton.click()
+    host.wait(lambda: logic._run is not None and (logic._run._folder / "reached.json").exists())
+    ui.applyButton.click()
+    (found, _), _ = ask(follow_ups, name="Again", progress=lambda fraction, text, lines: log.extend(lines))
+    assert any("going on" in line for line in log)
+    assert found.values == whole.values and logic._calibration.reached is None

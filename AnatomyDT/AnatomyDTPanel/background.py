@@ -163,7 +163,7 @@ class Process:
         except (OSError, EOFError) as error:
             raise ForecastError(f"the result of the computation cannot be read: {error}") from None
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._remove_files()
 
     def _loading(self, answer):
         """Slices that make the result of what the process answered."""
@@ -175,6 +175,7 @@ class Process:
 
     def cancel(self) -> None:
         """Ends the process and all that it started; harmless when it has ended."""
+        self._sending = None
         if self._process.poll() is None:
             if os.name == "nt":
                 subprocess.run(
@@ -190,6 +191,9 @@ class Process:
                 self._process.wait(LONGEST_WAIT_SECONDS)
             except subprocess.TimeoutExpired:
                 pass  # it was told; the user is not kept waiting
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _why(self, code: int) -> str:
@@ -299,16 +303,30 @@ class Calibration(Run):
 
     visits: (day, labels (Z, Y, X) in the plan's numbering) after the baseline, ascending
     twin: JSON of a former twin, which is updated; None: a new one; starts: as calibration.fit.Settings
+    reached: what another calibration had reached that ended without a result; the same one goes on from there. When this
+        one has ended so, `reached` is where it was
     """
 
-    def __init__(self, labels, spacing_mm, plan, visits, maps=None, device="auto", ijk_to_ras=None, twin=None, starts=3):
-        request = {"task": "calibrate", "visits": [day for day, _ in visits], "twin": twin, "starts": starts}
+    def __init__(
+        self, labels, spacing_mm, plan, visits, maps=None, device="auto", ijk_to_ras=None, twin=None, starts=3, reached=None,
+    ):
+        self.reached = reached
+        request = {
+            "task": "calibrate", "visits": [day for day, _ in visits], "twin": twin, "starts": starts, "reached": reached}
         arrays = {"labels": labels, **{f"visit{number}": seen for number, (_, seen) in enumerate(visits)}}
         self._begin(request, arrays, labels, spacing_mm, plan, maps, device, ijk_to_ras)
 
     def _loading(self, answer):
         computed = yield from super()._loading(answer)
+        self.reached = None
         return answer["twin"], computed
+
+    def _remove_files(self):
+        try:
+            self.reached = json.loads((self._folder / "reached.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            pass  # it had not come so far, or all was removed already
+        super()._remove_files()
 
 
 class Comparing(Process):

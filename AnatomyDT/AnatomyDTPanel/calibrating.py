@@ -18,6 +18,9 @@ from .background import Calibration, Comparing
 class Calibrations:
     """A part of the logic."""
 
+    # The last calibration, which knows how far it came if it ended without a twin.
+    _calibration = None
+
     def calibrate(
         self, segmentation, plan, followUps, reference=None, assignment=None, regions=None, doses=None, name="Fit",
         twin=None, resample=False, device="auto", starts=3, waitForCompletion=False, progress=None, completed=None,
@@ -27,6 +30,7 @@ class Calibrations:
         segmentation, plan, ...: as `forecast`; the plan's treatments are those that were given between the visits
         followUps: pairs of vtkMRMLSegmentationNode and its day, ascending
         twin: a former `calibration.twin.Twin`, which the follow-ups that it has not seen update; None: a new one
+            A calibration that ended before its twin was there goes on from there when the same is asked for again.
         resample: whether a follow-up may have other voxels than the segmentation
         completed: called with ((twin, forecast), shown, message); None without a result
         waitForCompletion: return them; what cannot be calibrated is raised, or `completed`'s message
@@ -56,9 +60,11 @@ class Calibrations:
         for node, day in followUps:
             visit = twins.reading_visit(baseline, node, tissues, plan.anatomy.tumors, resample)
             visits.append((float(day), (yield from saying(visit, say))))
-        self.start(Calibration(
+        reached = self._calibration.reached if self._calibration is not None else None
+        self._calibration = Calibration(
             labels, baseline.spacing_mm, plan, visits, maps, device, baseline.grid.ijk_to_ras,
-            twin and twin.to_json(), starts))
+            twin and twin.to_json(), starts, reached)
+        self.start(self._calibration)
         text, computed = yield from self.computed(0.9)
         complete, shown = yield from self._placing(scene, computed, baseline, segments, name, warnings)
         message = _("The twin is calibrated; its fit is the forecast '{name}'.").format(name=name)

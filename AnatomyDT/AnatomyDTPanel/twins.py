@@ -40,7 +40,7 @@ class Twins:
         ui.calibrateButton.setText(_("Calibrate") if twin is None else _("Update with new follow-ups"))
         ui.calibrateButton.setToolTip(why or _(
             "Fit the numbers of the equation to the follow-ups of Inputs, under the treatments that were given between them. "
-            "A chosen twin is updated with what it has not seen."))
+            "A chosen twin is updated with what it has not seen. A cancelled calibration goes on where it was."))
         ui.saveTwinButton.setEnabled(twin is not None)
         several = len(self._regimes()) > 1
         ui.compareRegimesButton.setEnabled(twin is not None and several and not self.logic.running)

@@ -138,7 +138,10 @@ def forecast(folder: str, request: dict) -> None:
 
 
 def calibrate(folder: str, request: dict) -> None:
-    """A twin, and its forecast of the visits that it was fitted to."""
+    """A twin, and its forecast of the visits that it was fitted to.
+
+    Until the twin is there, reached.json says how far the search is, and of which calibration.
+    """
     import dataclasses
 
     from AnatomyDTLib import engine
@@ -148,9 +151,14 @@ def calibrate(folder: str, request: dict) -> None:
 
     maps, labels = maps_of(folder, request), load(folder, "labels")
     visits = [(day, load(folder, f"visit{number}")) for number, day in enumerate(request["visits"])]
+    key, reached = calibration_key(request, [labels, *(seen for _, seen in visits), *maps.values()]), request["reached"]
+    state = reached["state"] if reached is not None and reached["key"] == key else None
+    if state is not None:
+        print("going on where the former calibration of the same ended", flush=True)
     twin = engine.calibrate(
         [(0.0, labels), *visits], request["spacing_mm"], Plan.from_json(request["plan"]), maps=maps,
         twin=Twin.from_json(request["twin"]) if request["twin"] else None, settings=Settings(starts=request["starts"]),
+        state=state, save=lambda found: write(folder, "reached.json", {"key": key, "state": found}),
         progress=teller(0.0, 0.85))
     fit = twin.plan_for()
     fit = dataclasses.replace(fit, days=tuple(visit.day for visit in twin.observations))
@@ -159,6 +167,22 @@ def calibrate(folder: str, request: dict) -> None:
     answer = {**forecast_answer(folder, request, found, None), "band": None, "twin": twin.to_json()}
     answer["warnings"] = list(dict.fromkeys([*twin.fit["warnings"], *answer["warnings"]]))
     write(folder, "answer.json", answer)
+    if os.path.exists(os.path.join(folder, "reached.json")):
+        os.remove(os.path.join(folder, "reached.json"))
+
+
+def calibration_key(request: dict, arrays) -> str:
+    """Names a calibration by all that decides its result."""
+    import hashlib
+
+    import AnatomyDTLib
+
+    named = {key: request[key] for key in ("plan", "spacing_mm", "visits", "twin", "starts", "maps")}
+    found = hashlib.sha256(json.dumps([AnatomyDTLib.__version__, named], sort_keys=True).encode())
+    for values in arrays:
+        found.update(f"{values.shape} {values.dtype}".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
 
 
 def compare(folder: str, request: dict) -> None:
