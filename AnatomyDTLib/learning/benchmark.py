@@ -185,7 +185,7 @@ def heading(plan: Plan, study: str, dataset) -> str:
     """What a table is of: data, folds, seed, budget."""
     quick = " (--quick: fewer cases, steps and trials; not the benchmark's figures)" if plan.quick else ""
     return (
-        f"## {dataset.name}: {study}{quick}\n\n{len(dataset)} cases of {' x '.join(map(str, dataset.shape))} voxels, "
+        f"## {dataset.name}: {study}{quick}\n\n{sweeps.cases(study, plan, dataset)} cases of {' x '.join(map(str, dataset.shape))} voxels, "
         f"{plan.folds} folds by patient, seed {plan.seed}; {_budget(plan.training)} of training per method and fold, "
         f"{plan.trials} setting{'s' if plan.trials > 1 else ''} tried per method.\n"
     )

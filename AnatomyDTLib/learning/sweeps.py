@@ -73,6 +73,12 @@ def points(study: str, plan) -> list[Point]:
     raise BenchmarkError(f"there is no study '{study}'")
 
 
+def cases(study: str, plan, dataset) -> int:
+    """How many cases a study's data hold: the study of training-set sizes makes as many as its largest point asks for."""
+    own = [point.changes["source"].count for point in points(study, plan) if "source" in point.changes] if study == "data" else []
+    return max([len(dataset), *own])
+
+
 def jobs(study: str, plan, settings: dict[str, dict]) -> list[tuple[Point, Job]]:
     """Of every point that is trained for, a job per method and fold; what else is scored with it are its variants."""
     places = points(study, plan)
