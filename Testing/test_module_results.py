@@ -135,6 +135,19 @@ def test_side_by_side_gives_the_second_view_back(host, computed):
     assert first.proxy.GetDisplayNode().GetNumberOfViewNodeIDs() == 0 and not second.proxy.GetDisplayNode().GetVisibility()
 
 
+def test_a_view_that_a_layout_lacks_is_made_as_the_layout_would_make_it(host):
+    red = slicer.vtkMRMLSliceNode()
+    red.SetLayoutName("Red")
+    red.SetSingletonTag("Red")
+    red.SetLayoutLabel("R")
+    red.SetLayoutColor(0.8, 0.2, 0.0)
+    slicer.mrmlScene.AddNode(red)
+    host.widget.logic._makeSliceView("Red+")
+    view = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed+")
+    assert view.GetLayoutName() == "Red+" and view.GetLayoutLabel() == "R+"
+    assert view.GetLayoutColor() == pytest.approx((0.9, 0.6, 0.5)) and view.GetOrientation() == red.GetOrientation()
+
+
 def test_surfaces_that_two_frames_share_are_one_object():
     arrays = {"points": np.eye(3, dtype=np.float32), "normals": np.eye(3, dtype=np.float32),
               "triangles": np.array([[0, 1, 2]], np.int32)}

@@ -367,3 +367,24 @@ def test_what_was_learned_is_told_in_units():
     assert values["alpha_per_gy"] == pytest.approx(0.09, rel=1e-3) and values["range_mm"] == pytest.approx(40.0, rel=1e-2)
     with pytest.raises(TrainingError, match="role tumor"):
         AnatomyTwin(Anatomy((tissue("A", "background"), tissue("B", "white"))), TwinConfig(("A", "B"), 2))
+
+
+def test_a_front_comes_as_far_on_a_fine_grid():
+    """A tumor that comes 18 mm: on voxels of a quarter of a millimetre that is more than distances in voxels would reach."""
+    def radius_of(n):
+        labels = np.ones((n, n), np.uint8)
+        h = 64.0 / n
+        y, x = (np.indices((n, n)) + 0.5) * h - 32.0
+        labels[y**2 + x**2 < 64] = 2
+        anatomy = Anatomy(tuple(tissue(name, role) for name, role in (("Background", "background"), ("White", "white"), ("Tumor", "tumor"))))
+        case = Case("a", "a", (0.0, 90.0), np.stack((labels, labels)))
+        dataset = Dataset("fine", anatomy, (h, h), (case,))
+        model = AnatomyTwin(anatomy, TwinConfig(anatomy.names, 2, network=False))
+        with torch.no_grad():
+            seen = model(collate(dataset, [0]))[0, 0].argmax(0) == 2
+        return float(torch.sqrt(seen.sum() * h * h / np.pi)), seen
+
+    coarse, _ = radius_of(64)
+    fine, seen = radius_of(256)
+    assert 20 < coarse < 30 and fine == pytest.approx(coarse, rel=0.03)
+    assert not seen[0].any() and not seen[:, -1].any()

@@ -175,8 +175,28 @@ class Views:
         layouts = slicer.vtkMRMLLayoutNode
         number = {2: layouts.SlicerLayoutSideBySideView, 3: layouts.SlicerLayoutFourUpView}.get(
             len(names), layouts.SlicerLayoutThreeOverThreeView)
-        # The layout makes the views that it lacks.
-        self._changeLayout(lambda: layout.setLayout(number), lambda: self._placeSideBySide(forecasts, names))
+        # The layout would make the views that it lacks, all in one turn.
+        lacking = SIDE_VIEWS if number == layouts.SlicerLayoutThreeOverThreeView else names
+        made = [lambda name=name: self._makeSliceView(name) for name in lacking if self._sliceView(name) is None]
+        self._changeLayout(*made, lambda: layout.setLayout(number), lambda: self._placeSideBySide(forecasts, names))
+
+    @staticmethod
+    def _sliceView(name):
+        return slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
+
+    def _makeSliceView(self, name):
+        """A slice view as the layout makes it that has it: a paler twin of the view whose name it has less the plus."""
+        twin = self._sliceView(name.rstrip("+"))
+        view = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSliceNode")
+        view.UnRegister(None)
+        view.SetSingletonTag(name)
+        view.SetLayoutName(name)
+        view.SetName(name)
+        if twin is not None:
+            view.SetLayoutLabel(twin.GetLayoutLabel() + "+")
+            view.SetLayoutColor(*((1.0 + part) / 2.0 for part in twin.GetLayoutColor()))
+            view.SetOrientation(twin.GetOrientation())
+        slicer.mrmlScene.AddNode(view)
 
     def _placeSideBySide(self, forecasts, names):
         with slicer.util.RenderBlocker():

@@ -25,8 +25,8 @@ LONGEST_STEP_DAYS = 15.0
 PAUSE_DAYS = 10.0
 # Parts of a step in which treatment is resolved for the laws of a whole tumor.
 PARTS = 6
-# Signed distances are kept up to here, voxels.
-REACH_VOXELS = 48.0
+# Signed distances are kept up to here, whichever is farther: a front must not come as far within a course, on no grid.
+REACH_VOXELS, REACH_MM = 48.0, 48.0
 DAY_TOLERANCE = 1e-6
 # What `between` and the growth network see: days/100, Gy/60, drug, operations.
 TOTALS = 4
@@ -79,7 +79,7 @@ class Batch:
     states: (B, V, K, *S) one-hot, of every visit; what a case lacks repeats its last visit
     days: (B, V); present: (B, V) bool, False in that padding
     distances: (B, K, *S) signed distance to the border of each class at visit 0, mm, positive inside, between voxel
-        centres less half a voxel, cut at REACH_VOXELS (a class that is not there has the cut everywhere); of a tumor, on the
+        centres less half a voxel, cut at `reach_mm` (a class that is not there has the cut everywhere); of a tumor, on the
         way through tissue that it may take
     images: (B, I, *S) or None
     regions: masks (*S) that operations name; None where no operation names one
@@ -172,9 +172,14 @@ def _refuse_maps(case: Case) -> None:
             raise DataError(f"the case '{case.name}' has a treatment with a map, which learning does not read; leave region and dose_map out")
 
 
+def reach_mm(spacing_mm) -> float:
+    """How far signed distances are kept, mm."""
+    return max(REACH_MM, REACH_VOXELS * min(spacing_mm))
+
+
 def signed_distances(labels, K: int, spacing_mm) -> np.ndarray:
     """(K, *S) float32 mm: distance to the nearest voxel of the other side less half a voxel, positive inside the class."""
-    reach = REACH_VOXELS * min(spacing_mm)
+    reach = reach_mm(spacing_mm)
     out = np.empty((K, *labels.shape), np.float32)
     half = 0.5 * min(spacing_mm)
     for k in range(K):
@@ -201,7 +206,7 @@ def ways_of_tumors(distances: np.ndarray, labels: np.ndarray, anatomy: Anatomy, 
         return distances
     from skimage.graph import MCP_Geometric
 
-    reach = REACH_VOXELS * min(spacing_mm)
+    reach = reach_mm(spacing_mm)
     distances = distances.copy()
     into, before = ndimage.distance_transform_edt(blocked, sampling=spacing_mm, return_indices=True)
     for k in anatomy.tumors:
@@ -218,7 +223,7 @@ def ways_of_tumors(distances: np.ndarray, labels: np.ndarray, anatomy: Anatomy, 
 
 
 def _distances_of(case: Case, anatomy: Anatomy, spacing_mm) -> torch.Tensor:
-    """Of a case's first visit, computed once; float16 is exact to 1/64 voxel at the cut and better near the border."""
+    """Of a case's first visit, computed once; float16 is exact to 1/32 mm at the cut of 1 mm voxels and better near the border."""
     if case not in _distances:
         straight = signed_distances(case.labels[0], len(anatomy), spacing_mm)
         _distances[case] = torch.from_numpy(ways_of_tumors(straight, case.labels[0], anatomy, spacing_mm).astype(np.float16))
