@@ -30,10 +30,10 @@ class Calibrations:
         segmentation, plan, ...: as `forecast`; the plan's treatments are those that were given between the visits
         followUps: pairs of vtkMRMLSegmentationNode and its day, ascending
         twin: a former `calibration.twin.Twin`, which the follow-ups that it has not seen update; None: a new one
-            A calibration that ended before its twin was there goes on from there when the same is asked for again.
         resample: whether a follow-up may have other voxels than the segmentation
         completed: called with ((twin, forecast), shown, message); None without a result
         waitForCompletion: return them; what cannot be calibrated is raised, or `completed`'s message
+        One that ended before its twin was there, cancelled or by itself, goes on from there when the same is asked for again.
         """
         self._refuseSecond()
         if segmentation is None:
