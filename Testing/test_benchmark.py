@@ -14,6 +14,7 @@ from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.learning.jobs import BenchmarkError, Job
 from AnatomyDTLib.learning.methods import ABLATIONS, METHODS, TRIALS, TWIN
 from AnatomyDTLib.learning.sources import Source
+from AnatomyDTLib.learning.training import Outcome
 from AnatomyDTLib.plan import Anatomy, Radiotherapy, Tissue
 
 TINY = ["--cases", "6", "--size", "24", "--folds", "2", "--steps", "3", "--processes", "1"]
@@ -172,7 +173,19 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path, capsys):
 
 def test_every_method_tries_the_same_number_of_settings():
     trained = [m for m in METHODS.values() if m.trials]
-    assert {len(m.trials) for m in trained} == {TRIALS} and all(m.trials[0] == {} for m in trained)
+    assert {len(m.trials) for m in trained} == {TRIALS}
+    for method in trained:
+        assert {} in method.trials and len({json.dumps(t, sort_keys=True) for t in method.trials}) == TRIALS
+
+
+def test_no_trial_holds_more_voxels_at_once_than_the_rest(monkeypatch):
+    """Cases per step are capped by their voxels, whatever a trial says."""
+    seen = {}
+    monkeypatch.setattr(jobs.training, "train", lambda model, data, train, validation, config: seen.update(size=config.batch_size) or Outcome())
+    data = jobs.opened(SOURCE)
+    monkeypatch.setattr(jobs, "MOST_VOXELS", 2 * int(np.prod(data.shape)))
+    jobs.run(Job("methods", "UNet", "unet", SOURCE, folds=3, settings={"batch_size": 4}, tuning=True))
+    assert seen["size"] == 2
     assert all(METHODS[key].part_of in (None, TWIN) for key in ABLATIONS)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from twin_cases import SIZE, head, one_case
 
-from AnatomyDTLib.learning import smoothing, twin
+from AnatomyDTLib.learning import displacement, smoothing, twin
 from AnatomyDTLib.learning.batches import collate, signed_distances
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.learning.interfaces import Sides, State
@@ -191,12 +191,61 @@ def test_a_vessel_is_pushed_along_and_is_no_wall():
     assert not (later[:, 27:] == 2).any()
 
 
+def test_no_front_passes_what_it_may_not_take():
+    """However fast it is along a vessel, a tumor of half a year stays on its side of it, and the vessel stays whole."""
+    anatomy = Anatomy((tissue("White", "white"), tissue("Vessel", "vessel"), tissue("Tumor", "tumor")))
+    x, y = np.indices((64, 64))
+    labels = np.where((y >= 33) & (y < 37), 1, 0).astype(np.uint8)
+    labels[(x - 32) ** 2 + (y - 26) ** 2 < 36] = 2
+    dataset = Dataset("vessel", anatomy, (1.0, 1.0), (Case("a", "a", (0.0, 90.0, 180.0), np.stack([labels] * 3)),))
+    model = AnatomyTwin.of(dataset, network=False)
+    torch.nn.init.constant_(model.along, 1.0)
+    with torch.no_grad():
+        soon, late = model(collate(dataset, [0]))[0].argmax(1).numpy()
+    assert (late == 2).sum() > (soon == 2).sum() > 3 * (labels == 2).sum()
+    for seen in (soon, late):
+        before = np.maximum.accumulate(seen == 1, axis=1)
+        assert (seen == 1).any(1).all() and not (before & (seen == 2)).any()
+
+
+def test_tissue_slows_no_tumor_where_it_has_been():
+    """Receding and coming back inside of the first border are those of the whole tumor; beyond it tissue counts."""
+    def now(come, advance):
+        values = {f.name: None for f in dataclasses.fields(twin._Now)}
+        return twin._Now(**{**values, "come": torch.tensor([come]), "advance": torch.tensor([advance])})
+
+    for come, advance, within, beyond in ((0.0, 3.0, 0.0, 3.0), (-2.0, 3.0, 2.0, 1.0), (3.0, -5.0, -2.0, -3.0), (-4.0, 1.0, 1.0, 0.0)):
+        assert [float(v) for v in now(come, advance).ways(torch.zeros(1))] == [within, beyond]
+    anatomy = Anatomy((tissue("Slow", "organ"), tissue("Fast", "organ"), tissue("Tumor", "tumor")))
+    labels = np.zeros((40, 40), np.uint8)
+    labels[:, 20:] = 1
+    labels[:20] = 2
+    case = Case("a", "a", (0.0, 30.0), np.stack([labels] * 2), (Radiotherapy(1.0, 10, 3.0, weekdays_only=False),))
+    dataset = Dataset("flat", anatomy, (1.0, 1.0), (case,))
+    model = AnatomyTwin.of(dataset, cross_diffusion=False, network=False)
+    with torch.no_grad():
+        model.diffusivity.raw[0] -= 2
+        left = (model(collate(dataset, [0]))[0, 0, 2] > 0.5).sum(0)
+    assert 5 < int(left.min()) and int(left.max() - left.min()) == 0 and int(left.max()) < 19
+
+
+def test_a_small_tumor_that_grows_fast_empties_no_voxel():
+    labels = np.zeros((24, 24), np.uint8)
+    labels[12, 12] = 1
+    anatomy = Anatomy((tissue("White", "white"), tissue("Tumor", "tumor")))
+    dataset = Dataset("seed", anatomy, (1.0, 1.0), (Case("a", "a", (0.0, 60.0), np.stack([labels] * 2)),))
+    model = AnatomyTwin.of(dataset, network=False)
+    with torch.no_grad():
+        later = model(collate(dataset, [0], longest_step_days=60.0))[0, 0]
+        assert torch.isfinite(later).all() and 20 < int((later[1] > 0.5).sum())
+
+
 def test_room_for_growth_is_made_inside_and_none_is_lost():
     model = AnatomyTwin.of(one_case())
     labels, anatomy = head((SIZE, SIZE))
     state = state_of(labels, anatomy)
     source = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * torch.sigmoid(state.u) * torch.sigmoid(-state.u)
-    spread = model._from_inside(source, state, (1.0, 1.0))
+    spread = displacement.from_inside(source, state, (1.0, 1.0))
     assert float(spread.sum()) == pytest.approx(float(source.sum()), rel=1e-3)
     assert float(spread[state.u < -3].abs().sum()) < 0.05 * float(spread.sum()) and float(spread[state.u > 3].min()) > 0
 

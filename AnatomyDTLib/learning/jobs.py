@@ -133,7 +133,9 @@ def run(job: Job) -> dict:
     dataset = opened(job.source)
     train, validation, test = split(dataset, job)
     seed = int(np.random.default_rng((job.seed, job.fold, 77)).integers(2 ** 31))
-    model, config = methods.build(job.method, dataset, job.settings, {"batch_size": _together(dataset), **job.training, "seed": seed})
+    together = _together(dataset)
+    settings = {**job.settings, **({"batch_size": min(job.settings["batch_size"], together)} if "batch_size" in job.settings else {})}
+    model, config = methods.build(job.method, dataset, settings, {"batch_size": together, **job.training, "seed": seed})
     record = {"job": json.loads(job.to_json()), "parameters": sum(p.numel() for p in model.parameters()), "train": len(train)}
     if record["parameters"]:
         own = thinned(dataset, job.kept_visits, job.seed)

@@ -21,8 +21,8 @@ TRIALS = 4
 class Method:
     """name: of the row; build: (dataset, seed, settings) -> model
 
-    trials: what is tried on the tuning data, the defaults first; names of `training.TrainConfig` go to the training, all
-        others to the model. Empty where there is nothing to train
+    trials: what is tried on the tuning data, first what won before (in a study of one trial it is all there is); names of
+        `training.TrainConfig` go to the training, all others to the model. Empty where there is nothing to train
     part_of: the method whose settings it takes over instead of trying its own: an ablation; training: what it trains with
     """
 
@@ -54,11 +54,11 @@ METHODS = {
     "persistence": Method("Persistence", _baseline("persistence")),
     "fisher-kpp": Method("Fisher-KPP", _baseline("fisher-kpp"), ({}, {"batch_size": 4}, {"rate": 1e-2}, {"longest_step_days": 7.5})),
     "cross-diffusion": Method("Cross-diffusion", _baseline("cross-diffusion"), ({}, {"batch_size": 4}, {"rate": 1e-2}, {"longest_step_days": 7.5})),
-    "unet": Method("UNet", _baseline("unet"), ({}, {"batch_size": 4}, {"width": 12, "decay": 1e-2}, {"levels": 4, "decay": 1e-2})),
-    "convlstm": Method("ConvLSTM", _baseline("convlstm"), ({}, {"batch_size": 4}, {"width": 12, "decay": 1e-2}, {"kernel": 5, "decay": 1e-2})),
-    "neuralode": Method("NeuralODE", _baseline("neuralode"), ({}, {"batch_size": 4}, {"width": 12, "decay": 1e-2}, {"parts": 4, "decay": 1e-2})),
+    "unet": Method("UNet", _baseline("unet"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"levels": 4, "decay": 1e-2})),
+    "convlstm": Method("ConvLSTM", _baseline("convlstm"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"kernel": 5, "decay": 1e-2})),
+    "neuralode": Method("NeuralODE", _baseline("neuralode"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"parts": 4, "decay": 1e-2})),
     "flow": Method("Flow", _baseline("flow"), ({}, {"batch_size": 4}, {"width": 12, "decay": 1e-2}, {"smooth": 12, "decay": 1e-2})),
-    TWIN: Method(TWIN_NAME, _without(), ({}, {"batch_size": 4}, {"batch_size": 4, "rate": 6e-3}, {"batch_size": 4, "longest_step_days": 30.0})),
+    TWIN: Method(TWIN_NAME, _without(), ({"batch_size": 4}, {}, {"batch_size": 4, "rate": 6e-3}, {"batch_size": 4, "longest_step_days": 30.0})),
     # Table 2 of the paper: spatial terms, growth network and topology loss, each left out
     "network-only": Method(f"{TWIN_NAME}: growth network only", _without(**_SPATIAL), part_of=TWIN, training=_NO_TOPOLOGY),
     "spatial-only": Method(f"{TWIN_NAME}: spatial terms only", _without(network=False), part_of=TWIN, training=_NO_TOPOLOGY),

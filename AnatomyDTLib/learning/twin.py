@@ -14,7 +14,8 @@ exact for it, with the operators of `physics`, on the state of `interfaces`:
   pressure of `physics.pressure` (here without fluid, `physics.screened`), whose range is learned. Where a tumor recedes there
   is no void: the tissue comes back.
 * Attraction, χ_Tj: the tumor drifts up the gradient of tissue j.
-* Along what it may not take (a vessel, a ventricle) a tumor may grow faster.
+* Along what it may not take (a vessel, a ventricle) a tumor may grow faster; into it its front comes no farther than that is
+  pushed away. Up to the border of the first visit it recedes and comes back at its own rate: no tissue slows it there.
 * Every other class may creep outward or inward by itself (a vessel's wall that thickens), at a rate that fades.
 * The growth network sees the state, its surroundings, the treatment and optional images, at every step. It gives residual
   rates r_k, and corrects the front's speed and the pushed part from place to place.
@@ -34,12 +35,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..physics import screened
-from ..physics.advection import advect
 from ..physics.assembly import SPARED_AROUND_TUMOR, resected
 from ..physics.equation import CrossDiffusion, Stepper
 from ..plan import Anatomy, Surgery
+from . import displacement
 from .batches import Batch, grid_of, signed_distances
 from .burden import Bounded, Burden, BurdenLaw
+from .displacement import LEAST
 from .growth import GrowthConfig, GrowthNetwork, check_trained_for, exposures
 from .interfaces import SHARPNESS, Sides, State
 from .losses import total_variation
@@ -49,8 +51,6 @@ from .weights import TrainingError, read_tensors
 FORMAT = "anatomydt-twin-2"
 # Over what lengths a tissue's speed passes into the next one's, and the front's speed is carried to the voxels beside it, mm.
 TISSUE_MM, FRONT_MM = 2.0, 4.0
-# How far behind its front a tumor makes the room that it grows by, mm (standard deviation): 6 to 12 made no difference.
-INSIDE_MM = 8.0
 # Widths in which walls are looked for beside a front, mm.
 WALLS_MM = (2.0, 5.0)
 # Distances to the tumor's border that the network sees as exp(−d/length), mm.
@@ -58,13 +58,9 @@ TUMOR_LENGTHS_MM = (3.0, 10.0, 30.0)
 # The network may change a speed by this factor at most, either way, and the odds of pushing likewise.
 LARGEST_FACTOR = 4.0
 FASTEST_CREEP_MM_PER_DAY = 0.2
-# Largest part of a voxel that crosses a face in one sweep of the push.
-COURANT = 0.9
 # Probabilities between this and 1 less this are a border: what diffuses there. Beyond, a trace would become a tumor of its own
 # behind a wall that it had leaked through.
 BORDER = 1e-2
-# A part of a voxel that does not count.
-LEAST = 1e-6
 # Graphs of steps that together need more than this are computed again in the backward pass.
 GRAPH_BYTES = 2e9
 
@@ -106,13 +102,22 @@ class _Now:
     images: torch.Tensor | None
     spacing_mm: tuple[float, ...]
 
+    def ways(self, like):
+        """(within, beyond): the advance up to the border of the first visit and past it, mm, against `like` (B, *S).
+
+        Only past it does the tissue that the front stands in count; what was gained there is lost at the same ratio.
+        """
+        beyond = torch.relu(self.come + self.advance) - torch.relu(self.come)
+        return _each(self.advance - beyond, like), _each(beyond, like)
+
 
 class AnatomyTwin(nn.Module):
     """batch -> probabilities of every later visit. `anatomy` gives the roles of the classes and the starting values."""
 
     name = "AnatomyDT"
-    # The physical numbers are few and far from linear: they learn faster than the network's weights.
-    rates = {"growth.": 1.0, "attraction": 1.0, "creep": 10.0, "": 20.0}
+    # The physical numbers are few and far from linear: they learn faster than the network's weights. Those of the whole tumor
+    # are fitted before (`prepare`): at the rate of the others the first steps threw its size off by a sixth.
+    rates = {"growth.": 1.0, "attraction": 1.0, "law.": 2.0, "creep": 10.0, "": 20.0}
 
     def __init__(self, anatomy: Anatomy, config: TwinConfig):
         super().__init__()
@@ -227,18 +232,27 @@ class AnatomyTwin(nn.Module):
         variation = state.u.new_zeros(())
         if self.growth is not None:
             state, speed, push, variation = self._corrected(state, now)
+        pressure = None
         if config.diffusion:
-            advance = self._advance_mm(state, now, speed)
+            within, beyond = now.ways(state.u)
+            factor = self._speeds(state, now, speed)
+            if config.cross_diffusion:
+                pressure = self._pressure(state, within + beyond * factor, now, push)
+                factor = self._held(state, factor, pressure, now)
+            front = torch.sigmoid(state.u) * torch.sigmoid(-state.u) + 1e-12
+            advance = within + beyond * extended(factor.unsqueeze(1), front.unsqueeze(1), FRONT_MM, now.spacing_mm)[:, 0]
             grown = self._drifted(replace(state, u=state.u + self.slope * advance), now)
             grown = self._diffused(grown, now)
         elif config.growth_law:
             # without a front the tumor's growth is a rate in place
-            rate = config.axes * torch.log1p(now.advance / now.radius)
-            grown = replace(state, u=state.u + _each(rate, state.u))
+            rate = _each(config.axes * torch.log1p(now.advance / now.radius), state.u)
+            grown = replace(state, u=state.u + rate)
+            if config.cross_diffusion:
+                pressure = self._pressure(state, rate / self.slope, now, push)
         else:
             grown = state
-        if config.cross_diffusion:
-            grown = self._pushed(state, grown, now, push)
+        if pressure is not None:
+            grown = displacement.moved(grown, pressure, now.spacing_mm)
         return self._crept(grown, now).with_still_of(first), variation
 
     def _corrected(self, state, now):
@@ -254,12 +268,8 @@ class AnatomyTwin(nn.Module):
         speed, push = (bound * torch.tanh(e / bound) for e in extra.unbind(1))
         return state.reacted(rates * _each(now.dt, rates)), speed, push, total_variation(rates, now.spacing_mm)
 
-    def _advance_mm(self, state, now, speed):
-        """How far the nearest part of the front comes in this step, (B, *S) mm.
-
-        sqrt(D / D_typical) e^(speed + Σ along · nearness) times the advance where D is typical, at the front; beside it the
-        same as there, so that the log-odds stay a distance.
-        """
+    def _speeds(self, state, now, speed):
+        """What a front would come at every voxel, over its advance where D is typical: sqrt(D / D_typical) e^(speed + Σ along · nearness), (B, *S)."""
         hosts = state.c[:, list(self.sides.hosts_at)]
         speeds = torch.sqrt(self.diffusivity() / self.typical)
         both = blur(torch.stack(((hosts * _across(speeds, hosts)).sum(1), hosts.sum(1)), 1), TISSUE_MM, now.spacing_mm)
@@ -271,8 +281,19 @@ class AnatomyTwin(nn.Module):
                 (blur(state.c[:, self.walls], width, now.spacing_mm) * _across(weight, hosts)).sum(1, keepdim=True)
                 for width, weight in zip(WALLS_MM, self.along))
             factor = factor * torch.exp(near)
-        front = (torch.sigmoid(state.u) * torch.sigmoid(-state.u)).unsqueeze(1) + 1e-12
-        return _each(now.advance, state.u) * extended(factor, front, FRONT_MM, now.spacing_mm)[:, 0]
+        return factor[:, 0]
+
+    def _held(self, state, factor, pressure, now):
+        """The speeds of a front that in what it may not take comes no farther than that is pushed away, by −∇P along the normal."""
+        if not self.walls:
+            return factor
+        walls = state.c[:, self.walls].sum(1)
+        normal = gradient(state.u, now.spacing_mm)      # inward: up the log-odds, as P
+        normal = normal / (normal.square().sum(1, keepdim=True) + LEAST).sqrt()
+        pushed = (gradient(pressure, now.spacing_mm) * normal).sum(1)
+        within, beyond = now.ways(state.u)
+        most = torch.relu(pushed - within) / beyond.clamp(min=LEAST)
+        return factor - walls * torch.relu(factor - most) * (beyond > 0)
 
     def _drifted(self, state, now):
         """After the attraction: ∂ₜp = −∇·(χ_Tj p ∇p_j), for log-odds their transport with Σ_j χ_Tj ∇c_j."""
@@ -292,47 +313,15 @@ class AnatomyTwin(nn.Module):
         after = Stepper(equation).step(before, 1.0)
         return replace(state, u=state.u + _log_odds(after) - _log_odds(before))
 
-    def _pushed(self, before, after, now, push):
-        """The rest of the tissue moved by the pressure of what the tumor's change displaces; the tumor's own border stays."""
+    def _pressure(self, state, advance, now, push):
+        """P of what the tumor displaces as it comes forward by `advance` (B, *S) mm; mm². What it cannot take it pushes, all of it."""
         up, down = (parameter if push is None else parameter + push for parameter in (self.pushed, self.returning))
-        part = torch.where(_each(now.advance, after.u) >= 0, torch.sigmoid(up), torch.sigmoid(down))
-        grown = torch.sigmoid(after.u) - torch.sigmoid(before.u)
-        room = after.room
-        # what the tumor cannot take it pushes, all of it
-        walls = after.c[:, self.walls].sum(1) if self.walls else 0.0
-        source = self._from_inside((part * room + walls) * grown, after, now.spacing_mm)
-        pressure = screened.solve(source, self.range_mm(), now.spacing_mm)
-        still = list(self.sides.still_at)
-        moving = [i for i in range(after.c.shape[1]) if i not in still]
-        free = 1 - after.c[:, still].sum(1) if still else None
-        c = after.c[:, moving]
-        for axis, h in enumerate(now.spacing_mm):
-            if c.shape[2 + axis] == 1:
-                continue
-            facing = pressure.movedim(1 + axis, 0)
-            volume = (facing[:-1] - facing[1:]) / h**2
-            if free is not None:
-                open_ = free.movedim(1 + axis, 0)
-                volume = volume * torch.minimum(open_[:-1], open_[1:])
-            sweeps = max(1, math.ceil(float(volume.detach().abs().max()) / COURANT))
-            classes = c.transpose(0, 1).movedim(2 + axis, 0)
-            for _ in range(sweeps):
-                classes = advect(classes, (volume / sweeps).unsqueeze(1))
-            c = classes.movedim(0, 2 + axis).transpose(0, 1)
-        columns: list = list(after.c.unbind(1))
-        for j, i in enumerate(moving):
-            columns[i] = c[:, j]
-        c = torch.stack(columns, 1)
-        return replace(after, c=c / c.sum(1, keepdim=True))
-
-    def _from_inside(self, source, state, spacing_mm):
-        """What growth displaces, (B, *S) part of a voxel, spread over the tumor behind its front, as much in all.
-
-        What lies in the front is then moved with it: from the front itself it would be overrun.
-        """
-        inside = torch.sigmoid(state.u).unsqueeze(1)
-        share = source.unsqueeze(1) / (blur(inside, INSIDE_MM, spacing_mm) + LEAST)
-        return (inside * blur(share, INSIDE_MM, spacing_mm))[:, 0]
+        part = torch.where(_each(now.advance, state.u) >= 0, torch.sigmoid(up), torch.sigmoid(down))
+        after = replace(state, u=state.u + self.slope * advance)
+        grown = torch.sigmoid(after.u) - torch.sigmoid(state.u)
+        walls = state.c[:, self.walls].sum(1) if self.walls else 0.0
+        source = displacement.from_inside((part * state.room + walls) * grown, after, now.spacing_mm)
+        return screened.solve(source, self.range_mm(), now.spacing_mm)
 
     def _crept(self, state, now):
         """Every class of the rest comes forward by a speed in mm/day that fades with the days: its log-odds by λ times the way."""
