@@ -17,7 +17,7 @@ forecast: .venv/.done
 		--plan $(SAMPLE)/plan_stupp.json --out $(OUT)
 
 test: .venv/.done
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 slow: .venv/.done
 	.venv/bin/python -m pytest -m slow -s

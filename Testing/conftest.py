@@ -1,6 +1,8 @@
 """What the tests of several rooms share: a real MRML scene without the application, and nodes in it."""
 
+import os
 import sys
+import tempfile
 import traceback
 import types
 
@@ -14,6 +16,13 @@ def one_torch_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory):
+    """What the program leaves in the temporary folder is told from what others, and the tests beside these, leave there."""
+    os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("temporary"))
+    tempfile.tempdir = None
 
 
 @pytest.fixture
