@@ -78,3 +78,10 @@ def run(stepper, p, dt, steps):
 
 def dice(a, b):
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def coarse(field, factor):
+    """Means over blocks of so many voxels along every axis."""
+    for axis in range(field.dim()):
+        field = field.unflatten(axis, (-1, factor)).mean(axis + 1)
+    return field

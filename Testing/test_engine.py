@@ -205,9 +205,9 @@ def test_cuda_asked_for_and_absent(monkeypatch):
 
 
 def test_a_gpu_that_runs_out_of_memory_hands_over_to_the_cpu(monkeypatch):
-    from AnatomyDTLib import engine
+    from AnatomyDTLib import computing, engine
 
-    labels, tried, run = head(32), [], engine._run
+    labels, tried, run = head(32), [], computing.run
 
     def full(request, device, *rest):
         tried.append(device)
@@ -217,7 +217,7 @@ def test_a_gpu_that_runs_out_of_memory_hands_over_to_the_cpu(monkeypatch):
 
     expected = forecast(labels, SPACING, plan(days=(5.0,)), device="cpu")
     monkeypatch.setattr(engine, "_device", lambda device, torch: "cuda")
-    monkeypatch.setattr(engine, "_run", full)
+    monkeypatch.setattr(computing, "run", full)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     result = forecast(labels, SPACING, plan(days=(5.0,)), device="auto")
     assert tried == ["cuda", "cpu"] and "GPU ran out of memory" in result.warnings[-1]

@@ -12,7 +12,7 @@ stays 1 and the mass of each is conserved, before any projection.
 
 Scheme: locally one-dimensional (LOD). Per class and axis, one tridiagonal solve for the class and one
 for the composition of those that give way. Why this one: damped Jacobi sweeps (the paper's) are off by
-42 % at λ = D dt/h² = 1 with 4 sweeps (Testing/test_physics_transport.py), explicit steps are stable below λ = 1/6
+42 % at λ = D dt/h² = 1 with 4 sweeps (Testing/test_physics_jacobi.py), explicit steps are stable below λ = 1/6
 only, and a cosine transform needs a constant D on a box. LOD is positive, monotone and conservative at every
 dt with variable D inside any mask, and its factorizations are reused: 4 ms a step on 64³ voxels.
 
