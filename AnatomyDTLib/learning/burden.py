@@ -18,9 +18,10 @@ from torch import nn
 
 from ..plan import Anatomy
 
-# Of `BurdenLaw.fit`: what the logarithm of a radius is off by, what a logit may be off its start; steps of Adam.
+# Of `BurdenLaw.fit`: what the logarithm of a radius is off by, what a logit may be off its start; turns of L-BFGS, which go
+# lower than 150 of Adam in a quarter of the time.
 FIT_SIGMA, FIT_LOGIT_SIGMA = 0.05, 2.0
-FIT_RATE, FIT_TURNS = 0.1, 150
+FIT_TURNS = 40
 
 
 class Bounded(nn.Module):
@@ -119,7 +120,7 @@ class BurdenLaw(nn.Module):
         return Burden(burden.log_living + torch.log(kept), burden.dead * kept)
 
     def fit(self, grid, visits) -> None:
-        """The most likely numbers for the sizes that were seen, by Adam.
+        """The most likely numbers for the sizes that were seen, by L-BFGS.
 
         grid: a `batches.Grid` of B cases; visits: per visit the radii (B,) mm, nan where none is known
         Σ (ln R − ln R_seen)² / 2σ² + Σ (x − x_start)² / 2σ_x², x the logits of the numbers between their bounds
@@ -127,21 +128,22 @@ class BurdenLaw(nn.Module):
         numbers = list(self.parameters())
         starts = [value.detach().clone() for value in numbers]
         known = [(torch.isfinite(r), torch.log(torch.nan_to_num(r, 1.0).clamp(min=0.1))) for r in visits]
-        optimiser = torch.optim.Adam(numbers, lr=FIT_RATE)
-        for turn in range(FIT_TURNS):
-            for group in optimiser.param_groups:
-                group["lr"] = FIT_RATE * 0.5 * (1 + math.cos(math.pi * turn / FIT_TURNS))
+        optimiser = torch.optim.LBFGS(numbers, max_iter=FIT_TURNS, history_size=len(numbers), line_search_fn="strong_wolfe")
+
+        def cost():
             burden = self.begin(visits[0])
-            cost = sum(((x - s) ** 2).sum() for x, s in zip(numbers, starts)) / (2 * FIT_LOGIT_SIGMA**2)
+            total = sum(((x - s) ** 2).sum() for x, s in zip(numbers, starts)) / (2 * FIT_LOGIT_SIGMA**2)
             for step in range(len(grid)):
                 burden = self.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
                 for (there, seen), due in zip(known[1:], grid.visits):
                     if due == step + 1:
                         wrong = torch.where(there, torch.log(self.radius_mm(burden)) - seen, 0.0)
-                        cost = cost + (wrong**2).sum() / (2 * FIT_SIGMA**2)
+                        total = total + (wrong**2).sum() / (2 * FIT_SIGMA**2)
             optimiser.zero_grad()
-            cost.backward()
-            optimiser.step()
+            total.backward()
+            return total
+
+        optimiser.step(cost)
 
     def values(self) -> dict[str, float]:
         """Every number in its unit."""

@@ -58,7 +58,7 @@ METHODS = {
     "convlstm": Method("ConvLSTM", _baseline("convlstm"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"kernel": 5, "decay": 1e-2})),
     "neuralode": Method("NeuralODE", _baseline("neuralode"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"parts": 4, "decay": 1e-2})),
     "flow": Method("Flow", _baseline("flow"), ({}, {"batch_size": 4}, {"width": 12, "decay": 1e-2}, {"smooth": 12, "decay": 1e-2})),
-    TWIN: Method(TWIN_NAME, _without(), ({"batch_size": 4}, {}, {"batch_size": 4, "rate": 6e-3}, {"batch_size": 4, "longest_step_days": 30.0})),
+    TWIN: Method(TWIN_NAME, _without(), ({"batch_size": 4}, {"batch_size": 4, "longest_step_days": 30.0}, {"batch_size": 4, "rate": 6e-3}, {})),
     # Table 2 of the paper: spatial terms, growth network and topology loss, each left out
     "network-only": Method(f"{TWIN_NAME}: growth network only", _without(**_SPATIAL), part_of=TWIN, training=_NO_TOPOLOGY),
     "spatial-only": Method(f"{TWIN_NAME}: spatial terms only", _without(network=False), part_of=TWIN, training=_NO_TOPOLOGY),
