@@ -118,6 +118,24 @@ def test_folders_that_hold_no_brains(folder, tmp_path):
         gliomas.gliomas(folder, 1, settings(radius_mm=(200.0, 210.0)))
 
 
+def test_the_shipped_weights_are_those_of_the_present_twin(folder):
+    """On gliomas that were simulated in other heads, treated and not: weights that were trained with another twin do not do that."""
+    from AnatomyDTLib import shipped
+    from AnatomyDTLib.learning.evaluation import dice
+    from AnatomyDTLib.learning.training import predict
+    from AnatomyDTLib.learning.twin import load_twin
+
+    data = gliomas.gliomas(folder, 6, GliomaSettings(seed=5, crop=(40, 40, 40)))
+    twin = load_twin(shipped.path_of("glioma-sim"), data.anatomy, 3)
+    later = {i: labels[-1] for i, labels in predict(twin, data, range(len(data.cases)), batch_size=4)}
+    pairs = [(dice(later[i] == TUMOR, case.labels[-1] == TUMOR), dice(case.labels[0] == TUMOR, case.labels[-1] == TUMOR))
+             for i, case in enumerate(data.cases)]
+    forecast, persistence = np.mean(pairs, 0)
+    print(f"tumor DSC {forecast:.2f}, persistence {persistence:.2f}")
+    assert {len(case.treatments) for case in data.cases} >= {0, 1}
+    assert forecast > 0.8 and persistence < 0.6
+
+
 @pytest.mark.skipif(not BRAINS.is_dir(), reason="the individual brains are not here")
 def test_individual_brains():
     data = gliomas.gliomas(BRAINS, 2, GliomaSettings(coarsen=3, crop=(32, 32, 32), courses=UNTREATED))

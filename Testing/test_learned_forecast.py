@@ -104,7 +104,7 @@ def test_refusals(weights, tmp_path):
     with pytest.raises(engine.ForecastError, match="images were given"):
         engine.forecast(labels, SPACING, Plan(anatomy, (), (10.0,)), weights=weights, images={"flair": np.zeros(SHAPE)})
     damaged = tmp_path / "damaged.safetensors"
-    write_tensors(damaged, {"a": torch.zeros(1)}, {"format": "anatomydt-twin-2", "twin": json.dumps({"classes": ["A"]}), "roles": '["tumor"]'})
+    write_tensors(damaged, {"a": torch.zeros(1)}, {"format": "anatomydt-twin-3", "twin": json.dumps({"classes": ["A"]}), "roles": '["tumor"]'})
     for path, words in ((damaged, "damaged|trained for"), (tmp_path / "none.safetensors", "does not exist")):
         with pytest.raises(engine.ForecastError, match=words):
             engine.forecast(labels, SPACING, Plan(anatomy, (), (10.0,)), weights=str(path))

@@ -101,7 +101,7 @@ def test_weights_for_other_tissues_or_with_images_are_refused(host, tmp_path):
     use_file(host, "weights", weights_file(tmp_path / "b.safetensors", ["Background", "White matter", "Tumor", "Xyz"]))
     assert "Xyz" in ui.applyButton.toolTip and not ui.applyButton.enabled
     header = {"twin": {"classes": ["Background", "White matter", "Tumor", "Xyz"]}, "roles": ["background", "white", "tumor", "cavity"]}
-    told = {"format": "anatomydt-twin-2", **{key: json.dumps(value) for key, value in header.items()}}
+    told = {"format": "anatomydt-twin-3", **{key: json.dumps(value) for key, value in header.items()}}
     for images, allowed in ((0, True), (2, False)):
         told["twin"] = json.dumps({**header["twin"], "images": images})
         content = json.dumps({"__metadata__": told}).encode()

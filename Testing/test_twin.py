@@ -405,7 +405,7 @@ def test_three_axes_and_images_train_and_come_back_from_a_file(tmp_path):
         with pytest.raises(ValueError, match=word):
             load_twin(path, anatomy, axes)
     write_tensors(path, model.state_dict(), {**model.metadata(), "format": "anatomydt-twin-0"})
-    with pytest.raises(ValueError, match="version anatomydt-twin-0; this program reads anatomydt-twin-2"):
+    with pytest.raises(ValueError, match="version anatomydt-twin-0; this program reads anatomydt-twin-3"):
         load_twin(path, dataset.anatomy, 3)
 
 

@@ -48,7 +48,7 @@ from .losses import total_variation
 from .smoothing import blur, extended, gradient
 from .weights import TrainingError, read_tensors
 
-FORMAT = "anatomydt-twin-2"
+FORMAT = "anatomydt-twin-3"
 # Over what lengths a tissue's speed passes into the next one's, and the front's speed is carried to the voxels beside it, mm.
 TISSUE_MM, FRONT_MM = 2.0, 4.0
 # Widths in which walls are looked for beside a front, mm.
