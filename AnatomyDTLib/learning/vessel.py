@@ -113,7 +113,12 @@ def tree(rng, size, radius_mm: float, settings: VesselSettings) -> tuple[np.ndar
     radii, owner = np.empty(MOST_POINTS), np.empty(MOST_POINTS, int)
     points[0], radii[0], owner[0], n = start, radius_mm, 0, 1
     waiting = [(start, heading, radius_mm, 1, -1)]
+    ends, longest_edge = [float(end) for end in size], max(size)
     for branch, (origin, heading, radius, generation, parent) in enumerate(waiting):
+        # what stands when a branch begins and is not its own: from that it keeps clear
+        others = points[: n if branch else 0].copy()
+        apart = radii[: len(others)] + radius + settings.clearance_mm
+        of_parent = owner[: len(others)] == parent
         place, walked = origin, 0.0
         longest = max(size) * (0.95 if generation == 1 else 0.5)
         next_fork, side = rng.uniform(*_BRANCH_EVERY_MM), 1.0 if rng.integers(2) else -1.0
@@ -121,14 +126,14 @@ def tree(rng, size, radius_mm: float, settings: VesselSettings) -> tuple[np.ndar
             heading = _turned(rng, heading, rng.normal(scale=_BEND))
             place = place + heading * _STEP_MM
             walked += _STEP_MM
-            at_edge = (place < radius + _STEP_MM).any() or (place > size - radius - _STEP_MM).any()
-            if at_edge and (generation > 1 or walked > 0.1 * max(size)):
+            margin = radius + _STEP_MM
+            at_edge = any(at < margin or at > end - margin for at, end in zip(place.tolist(), ends))
+            if at_edge and (generation > 1 or walked > 0.1 * longest_edge):
                 break
-            needed = radii[:n] + radius + settings.clearance_mm
-            # a branch comes away from its parent gradually; from all others it keeps clear
-            needed[owner[:n] == parent] = np.minimum(needed[owner[:n] == parent], _APART * walked)
-            needed[owner[:n] == branch] = 0.0
-            if (((points[:n] - place)**2).sum(axis=1) < needed**2).any():
+            # a branch comes away from its parent gradually
+            needed = np.where(of_parent, np.minimum(apart, _APART * walked), apart)
+            away = others - place
+            if ((away * away).sum(axis=1) < needed**2).any():
                 break
             points[n], radii[n], owner[n] = place, radius, branch
             n += 1
@@ -151,10 +156,10 @@ def _turned(rng, heading, angle: float) -> np.ndarray:
 
 def drawn(points, radii, x) -> np.ndarray:
     """The tree as a mask (*S): every voxel whose centre lies within the radius of a point."""
-    places = x.reshape(len(x), -1).T
-    mask = np.zeros(len(places), bool)
-    for radius in np.unique(radii):
-        mask |= np.isfinite(KDTree(points[radii == radius]).query(places, distance_upper_bound=radius)[0])
+    mask = np.zeros(math.prod(x.shape[1:]), bool)
+    voxels = KDTree(x.reshape(len(x), -1).T, balanced_tree=False, compact_nodes=False)
+    for inside in voxels.query_ball_point(points, radii):
+        mask[inside] = True
     return mask.reshape(x.shape[1:])
 
 
