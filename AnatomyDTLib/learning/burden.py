@@ -18,9 +18,9 @@ from torch import nn
 
 from ..plan import Anatomy
 
-# Of `BurdenLaw.fit`: what the logarithm of a radius is off by, what a logit may be off its start; turns of L-BFGS, which go
-# lower than 150 of Adam in a quarter of the time.
-FIT_SIGMA, FIT_LOGIT_SIGMA = 0.05, 2.0
+# Of `BurdenLaw.fit`: what the logarithm of a radius is off by, and what a logit may be off its start, a factor of two or so: four
+# cases alone do not overrule that. Turns of L-BFGS, which go lower than 150 of Adam in a quarter of the time.
+FIT_SIGMA, FIT_LOGIT_SIGMA = 0.1, 0.5
 FIT_TURNS = 40
 
 
