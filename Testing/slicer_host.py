@@ -31,9 +31,6 @@ from slicer_widgets import WIDGETS, ctk, load_ui, qMRMLWidget, qt
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE_FOLDER = ROOT / "AnatomyDT"
-# Of the main thread's work in one turn of the event loop: the bar of the order is 0.2 s, which is measured and printed; what a busy or
-# slow machine makes of it is told from an interface that is held up.
-HELD_UP_SECONDS = 1.0
 # Where the pictures of the panel's states go; the folder of builds is not in the repository.
 SCREENSHOTS = Path(os.environ.get("ANATOMYDT_SCREENSHOTS") or ROOT / "build" / "screenshots")
 

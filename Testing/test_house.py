@@ -82,7 +82,7 @@ def test_importing_the_package_is_quick_and_light():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    print(f"imported in {float(done.stdout):.3f} CPU s; the bar of the order is 0.1")
+    assert float(done.stdout) < 0.1  # the bar of the order: an import under 0.1 s
 
 
 def test_no_path_of_a_developer_machine_in_the_tree():

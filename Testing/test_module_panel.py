@@ -11,7 +11,7 @@ pytest.importorskip("PySide6.QtWidgets")
 
 import slicer
 from panel_user import add_segmentation, choose, everything, ready, run
-from slicer_host import HELD_UP_SECONDS, ROOT
+from slicer_host import ROOT
 
 from AnatomyDTLib.plan import Anatomy, Plan
 
@@ -23,8 +23,7 @@ def test_apply_forecasts_in_the_background_and_shows_the_result(host):
     assert host.widget.logic.running and ui.applyButton.text == "Cancel"
     seen = set()
     longest = host.wait(lambda: seen.add(ui.statusLabel.text) or not host.widget.logic.running)
-    print(f"longest turn of the event loop: {1000 * longest:.0f} ms")
-    assert longest < HELD_UP_SECONDS
+    assert longest < 0.2          # the bar of the order: the interface answers within 200 ms
     assert any(text.startswith("day ") for text in seen)
     assert "complete" in ui.statusLabel.text and ui.applyButton.text == "Apply"
     shown = host.widget.shown()

@@ -18,9 +18,11 @@ pytest.importorskip("PySide6.QtWidgets")
 import slicer
 import vtk
 from panel_user import Stored, add_segmentation, everything, load_sample, ready, run
-from slicer_host import HELD_UP_SECONDS, MODULE_FOLDER, ROOT
+from slicer_host import MODULE_FOLDER, ROOT
 
 from AnatomyDTLib.scene import forecast as scenes
+
+ANSWERS_WITHIN_SECONDS = 0.2      # the bar of the order
 
 
 def worked(function):
@@ -31,7 +33,7 @@ def worked(function):
     return time.thread_time() - began
 
 
-def test_the_interface_answers_at_the_size_of_a_brain(host):
+def test_the_interface_answers_within_200_ms_at_the_size_of_a_brain(host):
     """The bundled sample, 151 x 187 x 161 voxels, 6 tissues: run, result, playing, overlay, comparison, replacement."""
     import SampleData
 
@@ -74,7 +76,7 @@ def test_the_interface_answers_at_the_size_of_a_brain(host):
         if replaced[-1] is None:
             break
     assert [one.name for one in logic.forecasts()] == ["Forecast"] and logic.forecasts()[0].browser is not shown.browser
-    late = {what: seconds for what, seconds in longest.items() if seconds > HELD_UP_SECONDS}
+    late = {what: seconds for what, seconds in longest.items() if seconds > ANSWERS_WITHIN_SECONDS}
     assert not late, late
 
 

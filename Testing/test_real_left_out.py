@@ -21,7 +21,7 @@ from AnatomyDTLib.calibration.fit import Settings
 from AnatomyDTLib.calibration.margins import compare_margins
 from AnatomyDTLib.calibration.population import of_twins
 from AnatomyDTLib.calibration.tumor import TumorModel
-from AnatomyDTLib.calibration.walk import drawn
+from AnatomyDTLib.calibration.shares import drawn
 from AnatomyDTLib.engine import calibrate
 from AnatomyDTLib.learning.evaluation import aligned, dice, hd95
 

@@ -165,7 +165,7 @@ def seconds_of_24_frames():
     return min(took)
 
 
-def test_24_frames_of_128_cubed_with_5_segments_are_written_in_seconds():
+def test_24_frames_of_128_cubed_with_5_segments_are_written_in_under_3_seconds():
     # In a process of its own: what hundreds of other tests have left in this one would be measured too.
     here = Path(__file__).resolve().parent
     code = "import test_scene_surfaces as room; print(room.seconds_of_24_frames())"
@@ -173,6 +173,4 @@ def test_24_frames_of_128_cubed_with_5_segments_are_written_in_seconds():
     ran = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
-    seconds = float(ran.stdout.split()[-1])
-    print(f"{seconds:.1f} CPU s; the bar of the order is 3")
-    assert seconds < 12       # what a slow machine takes, and no more
+    assert float(ran.stdout.split()[-1]) < 3

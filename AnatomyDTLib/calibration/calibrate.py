@@ -22,7 +22,7 @@ from .parameters import CHI, CalibrationError, Parameter, available, chosen, usu
 from .refine import Refined, refine
 from .tumor import TumorModel, why_not
 from .twin import TIED, Fitted, Seen, Twin, fingerprint, fingerprint_of
-from .walk import drawn
+from .shares import drawn
 
 # Two visits closer than this are one.
 SAME_DAY = 1e-3

@@ -21,7 +21,7 @@ from .ensemble import BATCH_BYTES, NUMBERS_PER_VOXEL
 from .parameters import CalibrationError, applied
 from .progression import Progression, new_focus, time_to_progression
 from .tumor import TumorModel, why_not
-from .walk import drawn
+from .shares import drawn
 
 # Volumes are looked at this often between the reported days, so that a progression is not told later than it is.
 ASSESSED_EVERY_DAYS = 7.0

@@ -16,7 +16,7 @@ from ..plan import Plan
 from .parameters import applied
 from .tumor import TumorModel, why_not
 from .twin import Twin
-from .walk import drawn
+from .shares import drawn
 
 # Memory that the members of one batch may take, bytes; and what a voxel of one member takes, in numbers of 4 bytes.
 BATCH_BYTES, NUMBERS_PER_VOXEL = 6e8, 60

@@ -21,7 +21,7 @@ from ..physics.stepping import DAY_TOLERANCE, integrate
 from ..plan import Plan
 from ..state import grown_box
 from .parameters import CAPACITY, Parameter, applied
-from .walk import Grid, Shares
+from .shares import Grid, Shares
 
 # Room around the tumor of every visit, mm: what an infiltrating tail needs.
 ROOM_MM = 25.0

@@ -27,7 +27,7 @@ import torch
 
 from ..physics.operators import central_difference
 from ..physics.transport import CLOSED
-from .walk import Grid, Shares, pooled
+from .shares import Grid, Shares, pooled
 
 # Density from which and up to which z tells a distance; beyond, a front is too faint or too full.
 FAINTEST = 1e-6

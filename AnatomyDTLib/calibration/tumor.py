@@ -31,7 +31,8 @@ from ..physics.transport import CLOSED
 from ..plan import Plan, Surgery
 from ..state import ROOM, TAIL_CUT, grown_box, host_diffusivity, outlined_field, with_infiltration
 from .parameters import applied
-from .walk import Grid, Shares, Walk, pooled
+from .shares import Grid, Shares, pooled
+from .walk import Walk
 
 
 def why_not(plan: Plan, labels) -> str | None:

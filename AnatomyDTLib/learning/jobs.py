@@ -134,7 +134,8 @@ def run(job: Job) -> dict:
     train, validation, test = split(dataset, job)
     seed = int(np.random.default_rng((job.seed, job.fold, 77)).integers(2 ** 31))
     together = _together(dataset)
-    settings = {**job.settings, **({"batch_size": min(job.settings["batch_size"], together)} if "batch_size" in job.settings else {})}
+    # no trial holds more side by side than the memory is for
+    settings = {name: min(value, together) if name == "batch_size" else value for name, value in job.settings.items()}
     model, config = methods.build(job.method, dataset, settings, {"batch_size": together, **job.training, "seed": seed})
     record = {"job": json.loads(job.to_json()), "parameters": sum(p.numel() for p in model.parameters()), "train": len(train)}
     if record["parameters"]:

@@ -235,12 +235,12 @@ class AnatomyTwin(nn.Module):
         pressure = None
         if config.diffusion:
             within, beyond = now.ways(state.u)
-            factor = self._speeds(state, now, speed)
+            way = beyond * self._speeds(state, now, speed)
             if config.cross_diffusion:
-                pressure = self._pressure(state, within + beyond * factor, now, push)
-                factor = self._held(state, factor, pressure, now)
+                pressure = self._pressure(state, within + way, now, push)
+                way = self._held(state, within, way, pressure, now.spacing_mm)
             front = torch.sigmoid(state.u) * torch.sigmoid(-state.u) + 1e-12
-            advance = within + beyond * extended(factor.unsqueeze(1), front.unsqueeze(1), FRONT_MM, now.spacing_mm)[:, 0]
+            advance = within + extended(way.unsqueeze(1), front.unsqueeze(1), FRONT_MM, now.spacing_mm)[:, 0]
             grown = self._drifted(replace(state, u=state.u + self.slope * advance), now)
             grown = self._diffused(grown, now)
         elif config.growth_law:
@@ -269,7 +269,7 @@ class AnatomyTwin(nn.Module):
         return state.reacted(rates * _each(now.dt, rates)), speed, push, total_variation(rates, now.spacing_mm)
 
     def _speeds(self, state, now, speed):
-        """What a front would come at every voxel, over its advance where D is typical: sqrt(D / D_typical) e^(speed + Σ along · nearness), (B, *S)."""
+        """(B, *S), a front's speed over that where D is typical: sqrt(D / D_typical) e^(speed + Σ along · nearness); Fisher 1937 for the root."""
         hosts = state.c[:, list(self.sides.hosts_at)]
         speeds = torch.sqrt(self.diffusivity() / self.typical)
         both = blur(torch.stack(((hosts * _across(speeds, hosts)).sum(1), hosts.sum(1)), 1), TISSUE_MM, now.spacing_mm)
@@ -283,17 +283,18 @@ class AnatomyTwin(nn.Module):
             factor = factor * torch.exp(near)
         return factor[:, 0]
 
-    def _held(self, state, factor, pressure, now):
-        """The speeds of a front that in what it may not take comes no farther than that is pushed away, by −∇P along the normal."""
+    def _held(self, state, within, way, pressure, spacing_mm):
+        """way − c_walls (way − (m − within)₊)₊, (B, *S) mm: into what it may not take no front comes farther than that is pushed.
+
+        m = ∇P · ∇u / |∇u|, how far that is, mm. within: (B, 1, ...) mm; way: (B, *S) mm past the first border; pressure: P (B, *S) mm²
+        """
         if not self.walls:
-            return factor
+            return way
         walls = state.c[:, self.walls].sum(1)
-        normal = gradient(state.u, now.spacing_mm)      # inward: up the log-odds, as P
+        normal = gradient(state.u, spacing_mm)      # inward: up the log-odds, as P
         normal = normal / (normal.square().sum(1, keepdim=True) + LEAST).sqrt()
-        pushed = (gradient(pressure, now.spacing_mm) * normal).sum(1)
-        within, beyond = now.ways(state.u)
-        most = torch.relu(pushed - within) / beyond.clamp(min=LEAST)
-        return factor - walls * torch.relu(factor - most) * (beyond > 0)
+        pushed = (gradient(pressure, spacing_mm) * normal).sum(1)
+        return way - walls * torch.relu(way - torch.relu(pushed - within))
 
     def _drifted(self, state, now):
         """After the attraction: ∂ₜp = −∇·(χ_Tj p ∇p_j), for log-odds their transport with Σ_j χ_Tj ∇c_j."""

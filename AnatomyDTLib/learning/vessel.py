@@ -120,7 +120,7 @@ def tree(rng, size, radius_mm: float, settings: VesselSettings) -> tuple[np.ndar
         apart = radii[: len(others)] + radius + settings.clearance_mm
         of_parent = owner[: len(others)] == parent
         place, walked = origin, 0.0
-        longest = max(size) * (0.95 if generation == 1 else 0.5)
+        longest = longest_edge * (0.95 if generation == 1 else 0.5)
         next_fork, side = rng.uniform(*_BRANCH_EVERY_MM), 1.0 if rng.integers(2) else -1.0
         while walked < longest and n < MOST_POINTS:
             heading = _turned(rng, heading, rng.normal(scale=_BEND))
