@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch", type=int, metavar="N", help="cases per step (default: 8)")
     verb.add_argument("--rate", type=float, metavar="R", help="learning rate (default: 0.003)")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, the split and the training (default: 0)")
-    parts = ("diffusion", "cross_diffusion", "growth_law", "treatment", "network", "topology")
+    parts = ("diffusion", "cross_diffusion", "growth_law", "treatment", "creep", "network", "topology")
     verb.add_argument("--without", nargs="+", choices=parts, help="parts of the twin or of its loss to leave out")
     verb.add_argument("--resume", action="store_true", help="go on with the training in the folder")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

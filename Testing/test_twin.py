@@ -155,6 +155,16 @@ def test_growth_pushes_tissue_and_nothing_passes_the_skull():
     assert (pushed[0] == 0).all() and (pushed[1] != 0).all() and (in_place == 5).sum() < 0.8 * grown
 
 
+def test_other_tissue_creeps_by_itself_unless_that_is_left_out():
+    batch = collate(one_case(), [0])
+    with torch.no_grad():
+        still, creeping, without = (AnatomyTwin.of(one_case(), network=False, creep=c) for c in (True, True, False))
+        for model in (creeping, without):
+            model.creep[1] = 1.0
+        still, creeping, without = (model(batch) for model in (still, creeping, without))
+    assert torch.allclose(still, without, atol=2e-5) and not torch.allclose(still, creeping, atol=0.1)
+
+
 def test_a_tumor_goes_around_a_wall():
     """Behind a falx there is tumor only after the way around it, and none where it closes the space off."""
     anatomy = Anatomy((tissue("White", "white"), tissue("Falx", "barrier"), tissue("Tumor", "tumor")))

@@ -47,7 +47,7 @@ def _without(**fixed) -> Callable[..., nn.Module]:
 
 
 TWIN, TWIN_NAME = "twin", "AnatomyDT"
-_SPATIAL = {"diffusion": False, "cross_diffusion": False, "growth_law": False}
+_SPATIAL = {"diffusion": False, "cross_diffusion": False, "growth_law": False, "creep": False}
 _NO_TOPOLOGY = {"loss": {"cl_dice": 0.0, "overlap": 0.0}}
 
 METHODS = {
@@ -57,7 +57,7 @@ METHODS = {
     "unet": Method("UNet", _baseline("unet"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"levels": 4, "decay": 1e-2})),
     "convlstm": Method("ConvLSTM", _baseline("convlstm"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"kernel": 5, "decay": 1e-2})),
     "neuralode": Method("NeuralODE", _baseline("neuralode"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"parts": 4, "decay": 1e-2})),
-    "flow": Method("Flow", _baseline("flow"), ({}, {"batch_size": 4}, {"width": 12, "decay": 1e-2}, {"smooth": 12, "decay": 1e-2})),
+    "flow": Method("Flow", _baseline("flow"), ({"batch_size": 4}, {}, {"width": 12, "decay": 1e-2}, {"smooth": 12, "decay": 1e-2})),
     TWIN: Method(TWIN_NAME, _without(), ({"batch_size": 4}, {"batch_size": 4, "longest_step_days": 30.0}, {"batch_size": 4, "rate": 6e-3}, {})),
     # Table 2 of the paper: spatial terms, growth network and topology loss, each left out
     "network-only": Method(f"{TWIN_NAME}: growth network only", _without(**_SPATIAL), part_of=TWIN, training=_NO_TOPOLOGY),
@@ -66,6 +66,7 @@ METHODS = {
     "no-topology": Method(f"{TWIN_NAME}: no topology loss", _without(), part_of=TWIN, training=_NO_TOPOLOGY),
     "no-treatment": Method(f"{TWIN_NAME}: no treatment input", _without(treatment=False), part_of=TWIN),
     "no-cross-diffusion": Method(f"{TWIN_NAME}: no cross-diffusion", _without(cross_diffusion=False), part_of=TWIN),
+    "no-creep": Method(f"{TWIN_NAME}: no creep of other tissue", _without(creep=False), part_of=TWIN),
 }
 BASELINES = tuple(key for key, method in METHODS.items() if key != TWIN and method.part_of is None)
 ABLATIONS = tuple(key for key, method in METHODS.items() if key == TWIN or method.part_of is not None)

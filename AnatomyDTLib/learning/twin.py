@@ -71,7 +71,7 @@ class TwinConfig:
 
     The parts, each of which can be left out: diffusion (D: the front's speed by tissue and what is left below its width;
     without it a tumor grows in place), cross_diffusion (the push and the attraction), growth_law, treatment (both the
-    laws' and the network's), network
+    laws' and the network's), creep (of every other class by itself), network
     hidden, blurs_mm, limit_per_day: of the growth network
     """
 
@@ -83,6 +83,7 @@ class TwinConfig:
     cross_diffusion: bool = True
     growth_law: bool = True
     treatment: bool = True
+    creep: bool = True
     network: bool = True
     hidden: int = 24
     blurs_mm: tuple[float, ...] = (2.0, 6.0)
@@ -326,6 +327,8 @@ class AnatomyTwin(nn.Module):
 
     def _crept(self, state, now):
         """Every class of the rest comes forward by a speed in mm/day that fades with the days: its log-odds by λ times the way."""
+        if not self.config.creep:
+            return state
         fading = self.creep_days()
         days = fading * torch.exp(-now.start[:, None] / fading) * -torch.expm1(-now.dt[:, None] / fading)
         way = FASTEST_CREEP_MM_PER_DAY * torch.tanh(self.creep) * days
