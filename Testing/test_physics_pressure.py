@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from AnatomyDTLib import Plan, forecast
+from AnatomyDTLib.physics import screened
 from AnatomyDTLib.physics.pressure import MassEffect
 from AnatomyDTLib.physics.transport import AxisSystem
 from AnatomyDTLib.presets import completed, tissue
@@ -90,3 +91,15 @@ def test_traces_that_an_advection_leaves_are_no_room_to_divide_by():
         flux = AxisSystem(capacity, torch.tensor(0.65), scale).flux_of(mover)
         assert bool(torch.isfinite(flux).all())
         assert float(flux[2:4].abs().max()) == 0.0, "nothing passes through a closed voxel"
+
+
+@pytest.mark.parametrize("shape, spacing", [((1, 24, 31), (1.0, 2.0)), ((2, 9, 12, 14), (3.0, 1.0, 1.5))])
+def test_screened_pressure_solves_its_equation(shape, spacing):
+    torch.manual_seed(0)
+    source = torch.randn(shape, dtype=torch.float64)
+    pressure = screened.solve(source, 7.0, spacing)
+    left = pressure / 49.0
+    for axis, h in enumerate(spacing, start=1):
+        step = torch.diff(pressure, dim=axis, prepend=pressure.narrow(axis, 0, 1), append=pressure.narrow(axis, pressure.shape[axis] - 1, 1))
+        left = left - torch.diff(step, dim=axis) / h**2
+    assert torch.allclose(left, source, atol=1e-9)

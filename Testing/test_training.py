@@ -18,7 +18,8 @@ from AnatomyDTLib.learning import batches, training, weights
 from AnatomyDTLib.learning.batches import collate
 from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
 from AnatomyDTLib.learning.training import TrainConfig, TrainingError
-from AnatomyDTLib.learning.twin import AnatomyTwin, load_twin
+from AnatomyDTLib.learning.twin import AnatomyTwin
+from AnatomyDTLib.learning.twin_file import load_twin
 from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
 from AnatomyDTLib.plan import Chemotherapy, Radiotherapy
 

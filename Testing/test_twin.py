@@ -1,22 +1,19 @@
-"""The learned twin: its state, what each part does, and that gradients and memory behave."""
+"""The learned twin: what each part does, and that gradients and memory behave."""
 
 import dataclasses
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from twin_cases import SIZE, head, one_case
 
-from AnatomyDTLib.learning import displacement, smoothing, twin
-from AnatomyDTLib.learning.batches import collate, signed_distances
+from AnatomyDTLib.learning import twin
+from AnatomyDTLib.learning.batches import collate
 from AnatomyDTLib.learning.cases import Case, Dataset
-from AnatomyDTLib.learning.interfaces import Sides, State
-from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig, load_twin
+from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig
+from AnatomyDTLib.learning.twin_file import load_twin
 from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
 from AnatomyDTLib.learning.weights import TrainingError, write_tensors
-from AnatomyDTLib.physics import screened
-from AnatomyDTLib.physics.reaction import correct
 from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery
 from AnatomyDTLib.presets import tissue
 
@@ -34,70 +31,7 @@ def stirred(dataset, seed=0, **settings):
     return model
 
 
-# ---- the state
-
-
-def state_of(labels, anatomy, slope=2.0):
-    distances = torch.from_numpy(signed_distances(labels, len(anatomy), (1.0,) * labels.ndim)).unsqueeze(0)
-    return State.of(Sides.of(anatomy), distances, slope)
-
-
-@pytest.mark.parametrize("shape", [(SIZE, SIZE), (16, 32, 32)])
-def test_a_state_shows_the_labels_that_it_was_made_from(shape):
-    labels, anatomy = head(shape)
-    labels[(0,) * (len(shape) - 2)][12, 4] = 3          # one voxel
-    for slope in (2.0, 3.0, 6.0):                       # 2: borders two voxels wide, as `AnatomyTwin.of` has them
-        p = state_of(labels, anatomy, slope).probabilities()
-        assert float((p.sum(1) - 1).abs().max()) < 1e-6 and float(p.min()) >= 0
-        assert (p[0].argmax(0).numpy() == labels).all()
-
-
-@pytest.mark.parametrize("tumors", [1, 2])
-def test_the_reaction_of_a_state_is_that_of_the_physics(tumors):
-    labels, anatomy = head()
-    if tumors == 2:
-        anatomy = Anatomy((*anatomy.tissues, tissue("Edema", "edema")))
-        labels = np.where((labels == 5) & (np.indices(labels.shape)[1] > SIZE // 2), 6, labels).astype(np.uint8)
-    state = state_of(labels, anatomy, 0.3)
-    state = State(state.sides, *(None if t is None else t.double() for t in (state.u, state.c, state.q)))
-    torch.manual_seed(0)
-    p = state.probabilities()
-    rate = torch.randn_like(p)
-    rate = rate - (p * rate).sum(1, keepdim=True)
-    assert torch.allclose(state.reacted(0.4 * rate).probabilities(), correct(p, rate, 0.4), atol=1e-9)
-    # from a log-odds of 40, where single precision has p = 1, back to where it was
-    single = state_of(labels, anatomy)
-    deep = replace(single, u=torch.full_like(single.u, 40.0))
-    killed = torch.zeros_like(deep.probabilities())
-    killed[:, list(state.sides.tumors)] = -39.0
-    assert torch.allclose(deep.reacted(killed).u, torch.tensor(1.0), atol=1e-4)
-
-
-def test_smoothing():
-    x = torch.arange(30, dtype=torch.float64)
-    slope = (2.0 * x[:, None] - 3.0 * x[None]).reshape(1, 1, 30, 30)
-    ones = torch.ones(1, 2, 8, 9, 10)
-    assert torch.allclose(smoothing.blur(ones, 3.0, (1.0, 2.0, 0.5)), ones, atol=1e-5)
-    assert torch.allclose(smoothing.blur(ones.double().cumsum(2), 0.7, (1.0,) * 3)[:, :, 4], ones.double()[:, :, 0] * 5, atol=1e-6)
-    assert torch.allclose(smoothing.gradient(slope[:, 0], (2.0, 1.0))[0, :, 5, 5], torch.tensor([1.0, -3.0], dtype=torch.float64))
-    # the extension of a front's values beside it: constant along the normal, here the first axis
-    front = torch.full((1, 1, 30, 30), 1e-12, dtype=torch.float64)
-    front[..., 10, :] = 1.0
-    values = x.reshape(1, 1, 1, 30).expand(1, 1, 30, 30)
-    far = smoothing.extended(values, front, 3.0, (1.0, 1.0))
-    assert torch.allclose(far[..., 22, 12:-12], values[..., 22, 12:-12], atol=0.05)
-
-
-@pytest.mark.parametrize("shape, spacing", [((1, 24, 31), (1.0, 2.0)), ((2, 9, 12, 14), (3.0, 1.0, 1.5))])
-def test_screened_pressure_solves_its_equation(shape, spacing):
-    torch.manual_seed(0)
-    source = torch.randn(shape, dtype=torch.float64)
-    pressure = screened.solve(source, 7.0, spacing)
-    left = pressure / 49.0
-    for axis, h in enumerate(spacing, start=1):
-        step = torch.diff(pressure, dim=axis, prepend=pressure.narrow(axis, 0, 1), append=pressure.narrow(axis, pressure.shape[axis] - 1, 1))
-        left = left - torch.diff(step, dim=axis) / h**2
-    assert torch.allclose(left, source, atol=1e-9)
+# ---- the parts
 
 
 def test_a_front_has_its_speed_and_tissues_keep_theirs():
@@ -118,9 +52,6 @@ def test_a_front_has_its_speed_and_tissues_keep_theirs():
         full = float(model.law.front_mm_per_day(model.typical)) * 40
     assert float(reached[33:].float().mean()) == pytest.approx(full, rel=0.1)
     assert float(reached[:7].float().mean()) == pytest.approx(full / 2, rel=0.15)
-
-
-# ---- the parts
 
 
 def test_untrained_network_changes_nothing_and_the_output_is_on_the_simplex():
@@ -248,16 +179,6 @@ def test_a_small_tumor_that_grows_fast_empties_no_voxel():
     with torch.no_grad():
         later = model(collate(dataset, [0], longest_step_days=60.0))[0, 0]
         assert torch.isfinite(later).all() and 20 < int((later[1] > 0.5).sum())
-
-
-def test_room_for_growth_is_made_inside_and_none_is_lost():
-    model = AnatomyTwin.of(one_case())
-    labels, anatomy = head((SIZE, SIZE))
-    state = state_of(labels, anatomy)
-    source = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * torch.sigmoid(state.u) * torch.sigmoid(-state.u)
-    spread = displacement.from_inside(source, state, (1.0, 1.0))
-    assert float(spread.sum()) == pytest.approx(float(source.sum()), rel=1e-3)
-    assert float(spread[state.u < -3].abs().sum()) < 0.05 * float(spread.sum()) and float(spread[state.u > 3].min()) > 0
 
 
 def test_treatment_acts_and_can_be_left_out():

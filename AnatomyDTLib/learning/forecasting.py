@@ -16,7 +16,8 @@ from . import twin as twins
 from .batches import Batch, grid_of, signed_distances, ways_of_tumors
 from .cases import Case
 from .interfaces import STILL, State
-from .twin import AnatomyTwin, load_twin
+from .twin import AnatomyTwin
+from .twin_file import load_twin
 from .weights import TrainingError, header_of
 
 LONGEST_STEP_DAYS = 10.0

@@ -35,18 +35,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..physics import screened
-from ..physics.assembly import SPARED_AROUND_TUMOR, resected
 from ..physics.equation import CrossDiffusion, Stepper
 from ..plan import Anatomy, Surgery
-from . import displacement
-from .batches import Batch, grid_of, signed_distances
+from . import displacement, operation
+from .batches import Batch, grid_of
 from .burden import Bounded, Burden, BurdenLaw
 from .displacement import LEAST
-from .growth import GrowthConfig, GrowthNetwork, check_trained_for, exposures
+from .growth import GrowthConfig, GrowthNetwork, exposures
 from .interfaces import SHARPNESS, Sides, State
 from .losses import total_variation
 from .smoothing import blur, extended, gradient
-from .weights import TrainingError, read_tensors
+from .weights import TrainingError
 
 FORMAT = "anatomydt-twin-3"
 # Over what lengths a tissue's speed passes into the next one's, and the front's speed is carried to the voxels beside it, mm.
@@ -351,23 +350,13 @@ class AnatomyTwin(nn.Module):
         for due, case, surgery in batch.grid.resections:
             if due != steps or not self.config.treatment:
                 continue
-            cavity = self.anatomy.with_role("cavity")
-            if not cavity:
+            if not self.anatomy.with_role("cavity"):
                 raise TrainingError(f"the case '{batch.names[case]}' has a surgery but no tissue has the role cavity")
-            labels = state.probabilities()[case].detach().argmax(0).cpu()
-            visible = torch.isin(labels, torch.tensor(self.sides.tumors))
             region = None if surgery.region is None else batch.regions[surgery.region]
-            mask = torch.from_numpy(resected(visible.numpy(), batch.spacing_mm, region, surgery.extent, surgery.margin_mm))
-            mask &= ~torch.isin(labels, torch.tensor(self.anatomy.with_role(*SPARED_AROUND_TUMOR), dtype=labels.dtype))
-            if not bool(mask.any()):
+            taken = operation.taken(state, case, surgery, region, self.anatomy, batch.spacing_mm)
+            if not bool(taken.any()):
                 continue
-            if surgery.residual_fraction == 0:
-                distance = torch.from_numpy(signed_distances(mask.numpy(), 2, batch.spacing_mm)[1]).to(state.u)
-                state = state.with_cavity(case, self.sides.rest.index(cavity[0]), distance, self.slope)
-            else:
-                remains = math.log(max(surgery.residual_fraction, LEAST))
-                state = state.replaced(case, state.u[case] + remains * mask.to(state.u), state.c[case])
-            kept = 1 - float((mask & visible).sum()) / max(int(visible.sum()), 1) * (1 - surgery.residual_fraction)
+            state, kept = operation.without(state, case, taken, surgery.residual_fraction, self.anatomy, batch.spacing_mm, self.slope)
             burden = self.law.cut(burden, torch.where(whole.new_tensor(range(len(whole))) == case, kept, 1.0))
             whole[case] = 0.0
         return state, burden, whole
@@ -398,29 +387,6 @@ class AnatomyTwin(nn.Module):
         roles = [tissue.role for tissue in self.anatomy.tissues]
         texts = {"twin": asdict(self.config), "roles": roles, "physical": self.physical()}
         return {"format": FORMAT, **{key: json.dumps(value) for key, value in texts.items()}}
-
-
-def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
-    """Reads a twin that was trained for these classes and this number of axes.
-
-    Raises ValueError with one sentence when the file is missing, is no twin of this version, or was trained for others.
-    """
-    state, meta = read_tensors(path, FORMAT, "twin")
-    try:
-        values = json.loads(meta["twin"])
-        config = TwinConfig(**{**values, "classes": tuple(values["classes"]), "blurs_mm": tuple(values["blurs_mm"])})
-        roles = json.loads(meta["roles"])
-    except (KeyError, TypeError, ValueError):
-        raise TrainingError(f"the weights file {path} is damaged: its header cannot be read") from None
-    check_trained_for(config.classes, config.axes, anatomy.names, axes)
-    if roles != [tissue.role for tissue in anatomy.tissues]:
-        raise TrainingError(f"the weights were trained with the roles {', '.join(roles)}; give the tissues the same ones")
-    twin = AnatomyTwin(anatomy, config)
-    try:
-        twin.load_state_dict(state)
-    except RuntimeError:
-        raise TrainingError(f"the weights file {path} is damaged: its configuration and its weights do not agree") from None
-    return twin.eval()
 
 
 def _log_odds(p):
