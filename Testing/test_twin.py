@@ -138,7 +138,7 @@ def test_no_front_passes_what_it_may_not_take():
     x, y = np.indices((64, 64))
     labels = np.where((y >= 33) & (y < 37), 1, 0).astype(np.uint8)
     labels[(x - 32) ** 2 + (y - 26) ** 2 < 36] = 2
-    dataset = Dataset("vessel", anatomy, (1.0, 1.0), (Case("a", "a", (0.0, 90.0, 180.0), np.stack([labels] * 3)),))
+    dataset = Dataset("vessel", anatomy, (1.0, 1.0), (Case("a", "a", (0.0, 45.0, 180.0), np.stack([labels] * 3)),))
     model = AnatomyTwin.of(dataset, network=False)
     torch.nn.init.constant_(model.along, 1.0)
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_shorter_steps_change_little_and_a_shift_shifts():
 
 
 def test_gradients_reach_every_number_and_agree_with_differences():
-    dataset = one_case((0.0, 14.0), (Radiotherapy(2.0, 2, 3.0), Chemotherapy("d", (3.0,), 0.2, 2.0)))
+    dataset = one_case((0.0, 14.0), (Radiotherapy(2.0, 4, 3.0), Chemotherapy("d", (3.0,), 0.2, 2.0)))
     torch.manual_seed(0)
     model = stirred(dataset).double()
     with torch.no_grad():

@@ -5,7 +5,8 @@
     drugs: k = m r / (1 + r / r_half), r(t) = Σ_i sensitivity_i c_i(t) as the treatments name it
 
 V is living tumor and W dead tumor, together what is seen. nu = 1 is eq. 2's logistic law with V_max for kappa, nu -> 0
-Gompertz's (Richards 1959, J Exp Bot 10:290). Every number is learned, in physical units, between bounds.
+Gompertz's (Richards 1959, J Exp Bot 10:290). Measured tumors follow Gompertz rather than the logistic law (Benzekry et al. 2014,
+PLoS Comput Biol 10:e1003800): the fit starts near it. Every number is learned, in physical units, between bounds.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class BurdenLaw(nn.Module):
     BOUNDS = {
         "rho_per_day": (1e-3, 0.5, 0.03),
         "largest_radius_mm": (8.0, 150.0, 30.0),
-        "nu": (0.05, 2.0, 0.3),
+        "nu": (0.05, 2.0, 0.1),                   # near Gompertz: Benzekry et al. 2014
         "alpha_per_gy": (1e-3, 1.0, 0.06),
         "alpha_beta_gy": (2.0, 40.0, 10.0),       # alpha/beta 10 Gy: Rockne et al. 2010
         "drug_effect": (0.05, 10.0, 1.0),         # m, 1 is the sensitivity that the treatment names
