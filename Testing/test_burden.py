@@ -11,6 +11,7 @@ from twin_cases import head, one_case
 
 from AnatomyDTLib.learning.batches import grid_of
 from AnatomyDTLib.learning.burden import BurdenLaw
+from AnatomyDTLib.learning.courses import Courses, GrowthLaw
 from AnatomyDTLib.plan import Chemotherapy, Radiotherapy
 
 
@@ -78,3 +79,29 @@ def test_the_law_of_sizes_is_found_from_sizes():
         after = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
     print(f"mean error of a radius {100 * before:.0f} % before, {100 * after:.1f} % after")
     assert after < 0.03 and before > 0.1
+
+
+def test_single_treatments_tell_the_sizes_after_two():
+    """The courses of the synthetic data, Gompertz growth: fitted to none, radiation or a drug, and asked for both together."""
+    rng, dataset = np.random.default_rng(0), one_case()
+
+    def drawn(*treatments):
+        cases, seen = [], []
+        for i in range(50):
+            radius = rng.uniform(7, 10)
+            days, given = Courses(treatments=treatments).draw(rng)
+            seen.append(radius + GrowthLaw().advances(radius, days, given, 2)[0])
+            cases.append(dataclasses.replace(one_case(days, given).cases[0], name=str(i)))
+        return grid_of(cases, 15.0), torch.tensor(np.array(seen).T, dtype=torch.float32)
+
+    law = BurdenLaw(dataset.anatomy, 2)
+    grid, sizes = drawn("none", "radiotherapy", "chemotherapy")
+    law.fit(grid, torch.cat((sizes[:1], sizes[1:] * torch.exp(0.05 * torch.randn(1, 50, generator=torch.Generator().manual_seed(0))))))
+    grid, sizes = drawn("both")
+    burden = law.begin(sizes[0])
+    with torch.no_grad():
+        for step in range(len(grid)):
+            burden = law.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
+        wrong = torch.log(law.radius_mm(burden) / sizes[1])
+    print(f"error of a radius {100 * float(wrong.square().mean().sqrt()):.1f} %, mean {100 * float(wrong.mean()):.1f} %")
+    assert float(wrong.square().mean().sqrt()) < 0.055
