@@ -96,6 +96,23 @@ def test_other_tissue_creeps_by_itself_unless_that_is_left_out():
     assert torch.allclose(still, without, atol=2e-5) and not torch.allclose(still, creeping, atol=0.1)
 
 
+def test_without_creep_the_network_leaves_alone_what_is_far_from_the_tumor():
+    dataset = one_case((0.0, 15.0), shape=(20, 90))
+    labels = dataset.cases[0].labels.copy()
+    labels[:] = 1
+    labels[:, :, 60:] = 2
+    labels[:, 6:14, 6:14] = 5
+    dataset = dataclasses.replace(dataset, cases=(dataclasses.replace(dataset.cases[0], labels=labels),))
+    batch, changed = collate(dataset, [0]), []
+    with torch.no_grad():
+        none = AnatomyTwin.of(dataset, network=False, cross_diffusion=False)(batch)      # nothing is pushed
+        for creep in (True, False):
+            model = stirred(dataset, creep=creep, cross_diffusion=False)
+            changed.append((model(batch) - none).abs().amax((0, 1, 2, 3)))
+    assert float(changed[0][55:65].max()) > 0.005 > 10 * float(changed[1][55:65].max())
+    assert float(changed[1][:20].max()) > 0.005
+
+
 def test_a_tumor_goes_around_a_wall():
     """Behind a falx there is tumor only after the way around it, and none where it closes the space off."""
     anatomy = Anatomy((tissue("White", "white"), tissue("Falx", "barrier"), tissue("Tumor", "tumor")))

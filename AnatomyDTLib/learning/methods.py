@@ -47,7 +47,7 @@ def _without(**fixed) -> Callable[..., nn.Module]:
 
 
 TWIN, TWIN_NAME = "twin", "AnatomyDT"
-_SPATIAL = {"diffusion": False, "cross_diffusion": False, "growth_law": False, "creep": False}
+_SPATIAL = {"diffusion": False, "cross_diffusion": False, "growth_law": False}
 _NO_TOPOLOGY = {"loss": {"cl_dice": 0.0, "overlap": 0.0}}
 
 METHODS = {

@@ -54,6 +54,8 @@ TISSUE_MM, FRONT_MM = 2.0, 4.0
 WALLS_MM = (2.0, 5.0)
 # Distances to the tumor's border that the network sees as exp(−d/length), mm.
 TUMOR_LENGTHS_MM = (3.0, 10.0, 30.0)
+# Without creep the network's rates fade over this length from the tumor's border, mm: what it may correct there is the push.
+NEAR_TUMOR_MM = 10.0
 # The network may change a speed by this factor at most, either way, and the odds of pushing likewise.
 LARGEST_FACTOR = 4.0
 FASTEST_CREEP_MM_PER_DAY = 0.2
@@ -70,7 +72,8 @@ class TwinConfig:
 
     The parts, each of which can be left out: diffusion (D: the front's speed by tissue and what is left below its width;
     without it a tumor grows in place), cross_diffusion (the push and the attraction), growth_law, treatment (both the
-    laws' and the network's), creep (of every other class by itself), network
+    laws' and the network's), creep (what other tissue does by itself; without it the network's rates end with the tumor's
+    surroundings, `NEAR_TUMOR_MM`), network
     hidden, blurs_mm, limit_per_day: of the growth network
     """
 
@@ -264,6 +267,8 @@ class AnatomyTwin(nn.Module):
         context = torch.stack([torch.exp(-distance / length) for length in TUMOR_LENGTHS_MM], 1)
         rates, extra = self.growth(
             state.probabilities(), now.exposed, now.images, spacing_mm=now.spacing_mm, context=context, numbers=numbers)
+        if not self.config.creep:
+            rates = rates * torch.exp(torch.clamp(state.u, max=0.0) / (self.slope * NEAR_TUMOR_MM)).unsqueeze(1)
         bound = math.log(LARGEST_FACTOR)
         speed, push = (bound * torch.tanh(e / bound) for e in extra.unbind(1))
         return state.reacted(rates * _each(now.dt, rates)), speed, push, total_variation(rates, now.spacing_mm)
