@@ -50,7 +50,7 @@ def forecast(weights, days, treatments=(), **more):
 
 
 def test_an_untreated_tumor_grows_in_its_own_numbering_and_the_rest_stays(weights):
-    labels, result = forecast(weights, (20.0, 40.0), probabilities=True)
+    labels, result = forecast(weights, (15.0, 30.0), probabilities=True)
     assert (result.labels[0] == labels).all() and result.run["model"] == "trained twin"
     tumor = result.volume_ml[:, 1]
     assert tumor[0] < tumor[1] < tumor[2] and result.tumor_cells_ml[2] > result.tumor_cells_ml[1]
