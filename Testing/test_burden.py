@@ -52,6 +52,15 @@ def test_radiation_kills_by_the_linear_quadratic_law_and_the_dead_stay_seen_for_
     assert float((still.log_living - begin.log_living).detach()) == pytest.approx(0.0, abs=1e-6)
 
 
+def sizes(law, grid, first):
+    """(V, B) radii on every visit, from those of the first."""
+    burden, seen = law.begin(first), [first]
+    for step in range(len(grid)):
+        burden = law.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
+        seen += [law.radius_mm(burden)] * (step + 1 in grid.visits)
+    return torch.stack(seen)
+
+
 def test_the_law_of_sizes_is_found_from_sizes():
     """Growth, radiation and a drug from twelve courses: sizes that were not fitted come out right."""
     dataset = one_case()
@@ -62,21 +71,14 @@ def test_the_law_of_sizes_is_found_from_sizes():
     cases = [dataclasses.replace(one_case((0.0, d, 2 * d), given[i % 3]).cases[0], name=str(i)) for i, d in enumerate(np.linspace(15, 50, 12))]
     grid = grid_of(cases, 15.0)
 
-    def sizes(law, first):
-        burden, seen = law.begin(first), [first]
-        for step in range(len(grid)):
-            burden = law.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
-            seen += [law.radius_mm(burden)] * (step + 1 in grid.visits)
-        return torch.stack(seen)
-
     with torch.no_grad():
-        seen = sizes(true, torch.linspace(6, 12, 12))
+        seen = sizes(true, grid, torch.linspace(6, 12, 12))
         other = torch.linspace(11, 7, 12)
-        before = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
+        before = float(torch.log(sizes(fitted, grid, other) / sizes(true, grid, other)).abs().mean())
     seen[1, ::4] = math.nan                                   # visits that are missing
     fitted.fit(grid, seen)
     with torch.no_grad():
-        after = float(torch.log(sizes(fitted, other) / sizes(true, other)).abs().mean())
+        after = float(torch.log(sizes(fitted, grid, other) / sizes(true, grid, other)).abs().mean())
     print(f"mean error of a radius {100 * before:.0f} % before, {100 * after:.1f} % after")
     assert after < 0.03 and before > 0.1
 
@@ -95,13 +97,10 @@ def test_single_treatments_tell_the_sizes_after_two():
         return grid_of(cases, 15.0), torch.tensor(np.array(seen).T, dtype=torch.float32)
 
     law = BurdenLaw(dataset.anatomy, 2)
-    grid, sizes = drawn("none", "radiotherapy", "chemotherapy")
-    law.fit(grid, torch.cat((sizes[:1], sizes[1:] * torch.exp(0.05 * torch.randn(1, 50, generator=torch.Generator().manual_seed(0))))))
-    grid, sizes = drawn("both")
-    burden = law.begin(sizes[0])
+    grid, seen = drawn("none", "radiotherapy", "chemotherapy")
+    law.fit(grid, torch.cat((seen[:1], seen[1:] * torch.exp(0.05 * torch.randn(1, 50, generator=torch.Generator().manual_seed(0))))))
+    grid, seen = drawn("both")
     with torch.no_grad():
-        for step in range(len(grid)):
-            burden = law.step(burden, grid.dt[step], grid.parts_gy[step], grid.parts2_gy2[step], grid.parts_drug[step])
-        wrong = torch.log(law.radius_mm(burden) / sizes[1])
+        wrong = torch.log(sizes(law, grid, seen[0])[1] / seen[1])
     print(f"error of a radius {100 * float(wrong.square().mean().sqrt()):.1f} %, mean {100 * float(wrong.mean()):.1f} %")
     assert float(wrong.square().mean().sqrt()) < 0.055

@@ -13,8 +13,8 @@ from AnatomyDTLib.calibration import parameters
 from AnatomyDTLib.calibration.general import GeneralModel
 from AnatomyDTLib.calibration.observations import Noise, Visit, misfit
 from AnatomyDTLib.calibration.parameters import available, chosen
-from AnatomyDTLib.calibration.tumor import TumorModel
 from AnatomyDTLib.calibration.shares import drawn
+from AnatomyDTLib.calibration.tumor import TumorModel
 from AnatomyDTLib.physics.assembly import assemble
 from AnatomyDTLib.physics.stepping import integrate
 from AnatomyDTLib.physics.treatments import Irradiate

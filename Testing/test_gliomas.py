@@ -123,7 +123,7 @@ def test_the_shipped_weights_are_those_of_the_present_twin(folder):
     from AnatomyDTLib import shipped
     from AnatomyDTLib.learning.evaluation import dice
     from AnatomyDTLib.learning.training import predict
-    from AnatomyDTLib.learning.twin_file import load_twin
+    from AnatomyDTLib.learning.forecasting import load_twin
 
     data = gliomas.gliomas(folder, 6, GliomaSettings(seed=5, crop=(40, 40, 40)))
     twin = load_twin(shipped.path_of("glioma-sim"), data.anatomy, 3)

@@ -20,8 +20,8 @@ from test_real_patients import DAYS, FOLDER, plan_to, visits
 from AnatomyDTLib.calibration.fit import Settings
 from AnatomyDTLib.calibration.margins import compare_margins
 from AnatomyDTLib.calibration.population import of_twins
-from AnatomyDTLib.calibration.tumor import TumorModel
 from AnatomyDTLib.calibration.shares import drawn
+from AnatomyDTLib.calibration.tumor import TumorModel
 from AnatomyDTLib.engine import calibrate
 from AnatomyDTLib.learning.evaluation import aligned, dice, hd95
 

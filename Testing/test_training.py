@@ -16,10 +16,10 @@ from torch import nn
 from AnatomyDTLib import cli
 from AnatomyDTLib.learning import batches, training, weights
 from AnatomyDTLib.learning.batches import collate
+from AnatomyDTLib.learning.forecasting import load_twin
 from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
 from AnatomyDTLib.learning.training import TrainConfig, TrainingError
 from AnatomyDTLib.learning.twin import AnatomyTwin
-from AnatomyDTLib.learning.twin_file import load_twin
 from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
 from AnatomyDTLib.plan import Chemotherapy, Radiotherapy
 

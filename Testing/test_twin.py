@@ -10,8 +10,8 @@ from twin_cases import SIZE, head, one_case
 from AnatomyDTLib.learning import twin
 from AnatomyDTLib.learning.batches import collate
 from AnatomyDTLib.learning.cases import Case, Dataset
+from AnatomyDTLib.learning.forecasting import load_twin
 from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig
-from AnatomyDTLib.learning.twin_file import load_twin
 from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
 from AnatomyDTLib.learning.weights import TrainingError, write_tensors
 from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery

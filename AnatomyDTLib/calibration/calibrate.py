@@ -20,9 +20,9 @@ from .fit import Settings, fit
 from .observations import Visit
 from .parameters import CHI, CalibrationError, Parameter, available, chosen, usual
 from .refine import Refined, refine
+from .shares import drawn
 from .tumor import TumorModel, why_not
 from .twin import TIED, Fitted, Seen, Twin, fingerprint, fingerprint_of
-from .shares import drawn
 
 # Two visits closer than this are one.
 SAME_DAY = 1e-3

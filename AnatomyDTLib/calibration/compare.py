@@ -20,8 +20,8 @@ from .doses import TissueDose, tissue_doses
 from .ensemble import BATCH_BYTES, NUMBERS_PER_VOXEL
 from .parameters import CalibrationError, applied
 from .progression import Progression, new_focus, time_to_progression
-from .tumor import TumorModel, why_not
 from .shares import drawn
+from .tumor import TumorModel, why_not
 
 # Volumes are looked at this often between the reported days, so that a progression is not told later than it is.
 ASSESSED_EVERY_DAYS = 7.0

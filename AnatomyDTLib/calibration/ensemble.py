@@ -14,9 +14,9 @@ import numpy as np
 
 from ..plan import Plan
 from .parameters import applied
+from .shares import drawn
 from .tumor import TumorModel, why_not
 from .twin import Twin
-from .shares import drawn
 
 # Memory that the members of one batch may take, bytes; and what a voxel of one member takes, in numbers of 4 bytes.
 BATCH_BYTES, NUMBERS_PER_VOXEL = 6e8, 60

@@ -15,10 +15,10 @@ from ..plan import Anatomy, Plan, Radiotherapy, Surgery
 from . import twin as twins
 from .batches import Batch, grid_of, signed_distances, ways_of_tumors
 from .cases import Case
+from .growth import check_trained_for
 from .interfaces import STILL, State
-from .twin import AnatomyTwin
-from .twin_file import load_twin
-from .weights import TrainingError, header_of
+from .twin import AnatomyTwin, TwinConfig
+from .weights import TrainingError, header_of, read_tensors
 
 LONGEST_STEP_DAYS = 10.0
 # Of healthy tissue that is carried along beside the largest extent of the tumor, mm; what is farther away stays.
@@ -63,6 +63,29 @@ def learned(path, plan: Plan, axes: int) -> Learned:
     if found.twin.config.images:
         raise TrainingError(f"the weights need {found.twin.config.images} image(s) beside the segmentation, which a forecast does not give them")
     return found
+
+
+def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
+    """Reads a twin that was trained for these classes and this number of axes.
+
+    Raises ValueError with one sentence when the file is missing, is no twin of this version, or was trained for others.
+    """
+    state, meta = read_tensors(path, twins.FORMAT, "twin")
+    try:
+        values = json.loads(meta["twin"])
+        config = TwinConfig(**{**values, "classes": tuple(values["classes"]), "blurs_mm": tuple(values["blurs_mm"])})
+        roles = json.loads(meta["roles"])
+    except (KeyError, TypeError, ValueError):
+        raise TrainingError(f"the weights file {path} is damaged: its header cannot be read") from None
+    check_trained_for(config.classes, config.axes, anatomy.names, axes)
+    if roles != [tissue.role for tissue in anatomy.tissues]:
+        raise TrainingError(f"the weights were trained with the roles {', '.join(roles)}; give the tissues the same ones")
+    twin = AnatomyTwin(anatomy, config)
+    try:
+        twin.load_state_dict(state)
+    except RuntimeError:
+        raise TrainingError(f"the weights file {path} is damaged: its configuration and its weights do not agree") from None
+    return twin.eval()
 
 
 def _index(anatomy: Anatomy, names, roles) -> tuple[int, ...]:

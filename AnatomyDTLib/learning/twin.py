@@ -54,7 +54,7 @@ TISSUE_MM, FRONT_MM = 2.0, 4.0
 WALLS_MM = (2.0, 5.0)
 # Distances to the tumor's border that the network sees as exp(−d/length), mm.
 TUMOR_LENGTHS_MM = (3.0, 10.0, 30.0)
-# Without creep the network's rates fade over this length from the tumor's border, mm: what it may correct there is the push.
+# Without creep the network's rates fade over this length from the tumor's border, mm; a choice, below the push's reach.
 NEAR_TUMOR_MM = 10.0
 # The network may change a speed by this factor at most, either way, and the odds of pushing likewise.
 LARGEST_FACTOR = 4.0
@@ -358,10 +358,10 @@ class AnatomyTwin(nn.Module):
             if not self.anatomy.with_role("cavity"):
                 raise TrainingError(f"the case '{batch.names[case]}' has a surgery but no tissue has the role cavity")
             region = None if surgery.region is None else batch.regions[surgery.region]
-            taken = operation.taken(state, case, surgery, region, self.anatomy, batch.spacing_mm)
-            if not bool(taken.any()):
+            done = operation.operated(state, case, surgery, region, self.anatomy, batch.spacing_mm, self.slope)
+            if done is None:
                 continue
-            state, kept = operation.without(state, case, taken, surgery.residual_fraction, self.anatomy, batch.spacing_mm, self.slope)
+            state, kept = done
             burden = self.law.cut(burden, torch.where(whole.new_tensor(range(len(whole))) == case, kept, 1.0))
             whole[case] = 0.0
         return state, burden, whole
