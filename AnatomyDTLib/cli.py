@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ from .outputs import results_folder, sha256, write_results
 from .plan import Plan, PlanError
 
 DEFAULT_DAYS = (30.0, 60.0, 90.0)
+# Where the name of a module is not that of its package.
+PACKAGES = {"skimage": "scikit-image", "PIL": "pillow"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     labels(verb)
     verb.set_defaults(run=_calibrate)
 
+    def data(to):
+        to.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100, of brains 40)")
+        to.add_argument("--size", type=int, nargs="+", metavar="N", help="voxels along each edge of a generated case, one number or one for each of two or three axes (default: 96 96, of brains 48 48 48)")
+        to.add_argument("--noise", type=float, metavar="MM", help="how far an observer's borders stray in generated cases (default: 0)")
+        to.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
+        to.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel edges that a folder's cases are brought to: one, or z y x")
+
     verb = verbs.add_parser("benchmark", help="compare the learned twin with other methods", description="Train and score every method on the same cases, folds and budget.")
     verb.add_argument("dataset", metavar="DATASET", help="voronoi, vessel, brains, or a folder of cases")
     verb.add_argument("--out", metavar="DIR", required=True, help="folder for tables and figures, and for what the same command goes on from")
@@ -109,10 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--study", nargs="+", choices=studies, help="what to run (default: methods)")
     verb.add_argument("--folds", type=int, metavar="N", help="parts of the cross-validation (default: 5)")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, the folds and the training (default: 0)")
-    verb.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100)")
-    verb.add_argument("--size", type=int, metavar="N", help="voxels along each edge of a generated case (default: 96)")
-    verb.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
-    verb.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel edges that a folder's cases are brought to: one, or z y x")
+    data(verb)
     verb.add_argument("--seconds", type=float, metavar="S", help="CPU seconds of training per method and fold (default: 120)")
     verb.add_argument("--steps", type=int, metavar="N", help="longest training in steps of 8 cases, in place of seconds or beside them")
     verb.add_argument("--trials", type=int, metavar="N", help="settings that are tried for each method (default: 4)")
@@ -123,10 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("train", help="train the learned twin", description="Train the learned twin on a dataset; under torchrun on several processes.")
     verb.add_argument("dataset", metavar="DATASET", help="voronoi, vessel, brains, or a folder of cases")
     verb.add_argument("--out", metavar="DIR", required=True, help="folder for the weights, the checkpoint and the curves")
-    verb.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100)")
-    verb.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
+    data(verb)
     verb.add_argument("--steps", type=int, metavar="N", help="longest training (default: 400)")
-    verb.add_argument("--batch", type=int, metavar="N", help="cases per step (default: 8)")
+    verb.add_argument("--batch", type=int, metavar="N", help="cases per step (default: as many as have a million voxels, at most 8)")
     verb.add_argument("--rate", type=float, metavar="R", help="learning rate (default: 0.003)")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, the split and the training (default: 0)")
     parts = ("diffusion", "cross_diffusion", "growth_law", "treatment", "creep", "network", "topology")
@@ -160,6 +166,14 @@ def main(argv=None) -> int:
         return 0
     except MemoryError:
         print("error: not enough memory; give fewer days or a coarser segmentation", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("AnatomyDTLib", "AnatomyDT"):
+            raise
+        print(f"error: the Python package '{error.name}' is needed for this and is not installed: pip install {PACKAGES.get(error.name, error.name)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'} could not be read or written: {error.strerror or error}", file=sys.stderr)
         return 2
     except ValueError as error:
         if not isinstance(error, _user_errors()):
@@ -267,13 +281,14 @@ def _train(arguments) -> None:
 
     progress = _Progress()
     try:
-        lines = training_cli.run(arguments, progress)
+        lines, warnings = training_cli.run(arguments, progress)
     except KeyboardInterrupt:
         progress.close()
         print("stopped; --resume goes on from the last validation", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         progress.close()
+    _say_warnings(warnings)
     for line in lines:
         print(line)
 
@@ -379,7 +394,8 @@ class _Progress:
         self.shown = step
         if self.bar:
             filled = step * 30 // 100
-            sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (30 - filled)}] {step:3d} % {text[:40]}")
+            room = max(0, shutil.get_terminal_size().columns - 40)
+            sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (30 - filled)}] {step:3d} % {text[:room]}")
         else:
             sys.stderr.write(f"{step * 10:3d} % {text}\n")
         sys.stderr.flush()

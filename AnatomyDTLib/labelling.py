@@ -243,6 +243,7 @@ def structures(
     segments: Mapping[int, tuple] | None = None,
     source: str = "the segmentation",
     needs_host: bool = True,
+    remedy: str = "--labels",
 ) -> dict[int, Structure]:
     """Every label value found in a map -> what it stands for; value 0 included.
 
@@ -251,6 +252,7 @@ def structures(
     segments: label value -> (name, colour, terminology) as the file names them; used without a table
     needs_host: without any tissue that a tumor can grow into, everything outside the labels becomes
         one, `HOST` (a tumor segmentation without anatomy)
+    remedy: what a refusal asks the user to give
     Names come back unique. Raises PlanError naming the values that the table lacks.
     """
     values = sorted({int(v) for v in values} - {0})
@@ -260,7 +262,7 @@ def structures(
     if table is not None:
         missing = [v for v in values if v not in table]
         if missing:
-            raise PlanError(_not_in_table(missing, values, table, source))
+            raise PlanError(_not_in_table(missing, values, table, source, remedy))
         for value in values:
             own = (segments or {}).get(value, (None, None, None))
             entry = table[value]
@@ -268,13 +270,13 @@ def structures(
     else:
         missing = [v for v in values if v not in segments]
         if missing:
-            raise PlanError(f"{source} holds the label {_listed(missing)}, which no segment of it names; give --labels")
+            raise PlanError(f"{source} holds the label {_listed(missing)}, which no segment of it names; give {remedy}")
         for value in values:
             structure = structure_of_segment(*segments[value])
             if structure is None:
                 raise PlanError(
                     f"the segment '{segments[value][0]}' of {source} does not tell which tissue it is; rename it "
-                    "(for example White matter, Ventricles, Tumor) or give --labels"
+                    f"(for example White matter, Ventricles, Tumor) or give {remedy}"
                 )
             found[value] = structure
     if needs_host and found[0].role == "background" and not any(s.role in ("white", "grey", "organ") for s in found.values()):
@@ -282,12 +284,12 @@ def structures(
     return _with_unique_names(found)
 
 
-def _not_in_table(missing, values, table, source) -> str:
+def _not_in_table(missing, values, table, source, remedy) -> str:
     known = ", ".join(str(v) for v in sorted(table) if v)
     fitting = [n for n, t in NUMBERINGS.items() if n != "freesurfer" and all(v in t for v in values)]
     hint = f" (all its labels are in the numbering {' and '.join(fitting)})" if fitting else ""
     known = known if len(known) < 60 else known[:56] + " ..."
-    return f"{source} holds the label {_listed(missing)}, which is not in the label table ({known}); give --labels{hint}"
+    return f"{source} holds the label {_listed(missing)}, which is not in the label table ({known}); give {remedy}{hint}"
 
 
 def _listed(values) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from AnatomyDTLib import cli
-from AnatomyDTLib.learning import jobs, sensitivity, sweeps, tables
+from AnatomyDTLib.learning import batches, jobs, sensitivity, sweeps, tables
 from AnatomyDTLib.learning.benchmark import Plan
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.learning.jobs import BenchmarkError, Job
@@ -143,7 +143,8 @@ def test_sensitivity_and_ablation_write_their_tables(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (("nowhere",), "neither one of"),
+    (("nowhere",), "neither a folder of cases nor one of"),
+    (("voronoi", "--seed", "-3"), "--seed must be 0 or above"),
     (("voronoi", "--methods", "gan"), "there is no method 'gan'"),
     (("voronoi", "--folds", "1"), "--folds must be at least 2"),
     (("voronoi", "--folds", "9", "--cases", "6", "--methods", "persistence"), "folds"),
@@ -183,7 +184,7 @@ def test_no_trial_holds_more_voxels_at_once_than_the_rest(monkeypatch):
     seen = {}
     monkeypatch.setattr(jobs.training, "train", lambda model, data, train, validation, config: seen.update(size=config.batch_size) or Outcome())
     data = jobs.opened(SOURCE)
-    monkeypatch.setattr(jobs, "MOST_VOXELS", 2 * int(np.prod(data.shape)))
+    monkeypatch.setattr(batches, "MOST_VOXELS", 2 * int(np.prod(data.shape)))
     jobs.run(Job("methods", "UNet", "unet", SOURCE, folds=3, settings={"batch_size": 4}, tuning=True))
     assert seen["size"] == 2
     assert all(METHODS[key].part_of in (None, TWIN) for key in ABLATIONS)

@@ -101,6 +101,7 @@ def test_other_voxels(folder):
     assert np.array_equal(folders.regridded(labels, (1.0, 1.0), (3.0, 3.0)), [[7, 10], [25, 28]])
     ramp = np.arange(12.0).reshape(12, 1) * np.ones((1, 2))
     assert np.allclose(folders.regridded(ramp, (1.0, 1.0), (2.0, 1.0), 1)[:, 0], np.arange(6) * 2 + 0.5)
+    assert read_folder(folder, spacing_mm=(1.0,)).shape == data.shape
     with pytest.raises(DataError, match="3 numbers above 0"):
         read_folder(folder, spacing_mm=(1.0, 1.0))
 

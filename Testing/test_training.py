@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 
 from AnatomyDTLib import cli
-from AnatomyDTLib.learning import batches, training, weights
+from AnatomyDTLib.learning import batches, checkpoints, training, weights
+from AnatomyDTLib.learning import twin as twins
 from AnatomyDTLib.learning.batches import collate
 from AnatomyDTLib.learning.forecasting import load_twin
 from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
@@ -159,6 +161,53 @@ def test_a_full_disk_loses_no_checkpoint(dataset, tmp_path, monkeypatch):
     trained(dataset, out=tmp_path, resume=True, model=Copy())
 
 
+def test_a_best_that_a_full_disk_refused_is_there_after_resuming(dataset, tmp_path, monkeypatch):
+    """Also where the process ended between the two files: the resumed run ends with the best of a whole one."""
+    config = dataclasses.replace(QUICK, steps=6, validations=6, average=0.5)
+    whole, _ = trained(dataset, config, tmp_path / "whole")
+    real = checkpoints.write_tensors
+    for broken in ("best.safetensors", "last.safetensors"):
+        folder, written = tmp_path / broken, []
+
+        def fails(path, tensors, meta):
+            if path.name == broken and broken in written:
+                raise TrainingError("full")
+            written.append(path.name)
+            real(path, tensors, meta)
+
+        monkeypatch.setattr(checkpoints, "write_tensors", fails)
+        with pytest.raises(TrainingError):
+            trained(dataset, config, folder)
+        monkeypatch.setattr(checkpoints, "write_tensors", real)
+        resumed, outcome = trained(dataset, config, folder, resume=True)
+        assert same(whole, resumed)
+        (best, header), (expected, told) = (
+            weights.read_tensors(at / "best.safetensors", twins.FORMAT, "twin") for at in (folder, tmp_path / "whole"))
+        assert header == told and all(torch.equal(best[name], expected[name]) for name in expected)
+
+
+def test_the_best_tells_what_its_own_weights_learned(dataset, tmp_path):
+    twin, outcome = trained(dataset, dataclasses.replace(QUICK, steps=6, validations=6, rate=0.3), tmp_path)
+    header = weights.header_of(tmp_path / "best.safetensors")
+    assert json.loads(header["physical"]) == twin.physical() and outcome.best_step < outcome.steps
+    assert json.loads(header["outcome"])["step"] == outcome.best_step and len(str(header)) < 20_000
+
+
+def test_resuming_is_for_the_same_run_which_may_be_longer(dataset, tmp_path):
+    trained(dataset, dataclasses.replace(QUICK, steps=2, validations=1), tmp_path)
+    _, longer = trained(dataset, dataclasses.replace(QUICK, steps=4, validations=2), tmp_path, resume=True)
+    assert longer.steps == 4
+    longer = dataclasses.replace(QUICK, steps=4, validations=2)
+    other = voronoi(7, VoronoiSettings(shape=(24, 24), seed=5))
+    for data, model, cases, words in (
+        (other, AnatomyTwin.of(other, hidden=8), TRAIN, "other settings of the data"),
+        (dataset, AnatomyTwin.of(dataset, hidden=8, creep=False), TRAIN, "other parts of the model"),
+        (dataset, AnatomyTwin.of(dataset, hidden=8), TRAIN[:-1], "other training cases"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            training.train(model, data, cases, VALID, longer, tmp_path, resume=True)
+
+
 def test_early_stop_time_limit_and_schedule(dataset):
     config = dataclasses.replace(QUICK, steps=60, validations=30, patience=2, rate=1e-9)
     _, outcome = trained(dataset, config, model=Copy())
@@ -174,9 +223,9 @@ def test_mistakes_are_told_in_a_sentence(dataset, tmp_path):
     with pytest.raises(TrainingError, match="at least one case to train on"):
         training.train(Copy(), dataset, np.array([], int), VALID, QUICK)
     trained(dataset, out=tmp_path, model=Copy())
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(TrainingError, match="other rate"):
         trained(dataset, dataclasses.replace(QUICK, rate=0.5), tmp_path, resume=True, model=Copy())
-    with pytest.raises(TrainingError, match="another model"):
+    with pytest.raises(TrainingError, match="other model"):
         trained(dataset, out=tmp_path, resume=True, model=AnatomyTwin.of(dataset, hidden=8))
     (tmp_path / "last.safetensors").write_bytes(b"junk")
     with pytest.raises(TrainingError, match="cannot be read as safetensors"):
@@ -194,35 +243,21 @@ def test_mistakes_are_told_in_a_sentence(dataset, tmp_path):
         training.device_of("cuda")
 
 
-DISTRIBUTED = """
-import sys, torch
-from AnatomyDTLib.learning import training
-from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
-from AnatomyDTLib.learning.twin import AnatomyTwin
-from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
-torch.set_num_threads(1)
-dataset = voronoi(7, VoronoiSettings(shape=(24, 24)))
-config = training.TrainConfig(steps=6, batch_size=3, validations=3, loss=LossWeights(cl_dice=0.0))
-twin = AnatomyTwin.of(dataset, hidden=8)
-training.train(twin, dataset, range(5), [5, 6], config, sys.argv[1])
-"""
-
-
-def test_two_processes_train_the_same_weights_as_one(dataset, tmp_path):
-    """gloo under torchrun; batches of three cases, so that the parts of the processes differ in size."""
-    script = tmp_path / "run.py"
-    script.write_text(DISTRIBUTED)
+def test_two_processes_train_the_same_weights_as_one(tmp_path):
+    """`anatomydt train` under torchrun, with gloo; batches of three cases, so that the parts of the processes differ in size."""
+    command = ["train", "voronoi", "--cases", "7", "--size", "24", "--steps", "6", "--batch", "3", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "two")],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "AnatomyDTLib", *command,
+         "--out", str(tmp_path / "two")],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    one, _ = trained(dataset)
-    two = AnatomyTwin.of(dataset, hidden=8)
-    tensors, meta = weights.read_tensors(tmp_path / "two" / "last.safetensors", training.FORMAT, "training checkpoint")
-    two.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("best.")})
+    assert done.stdout.count("wrote best.safetensors") == 1
+    assert cli.main([*command, "--out", str(tmp_path / "one")]) == 0
+    one, two = (load_twin(tmp_path / name / "best.safetensors", voronoi(1).anatomy, 2) for name in ("one", "two"))
     assert same(one, two, 1e-5)
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["best.safetensors", "curves.png", "last.safetensors", "training.json"]
 
 
 # ---- the command line
@@ -250,6 +285,10 @@ def test_train_writes_a_twin_that_can_be_loaded(tmp_path, capsys):
     (["brains"], "--brains FOLDER"),
     (["vessel", "--brains", "x"], "goes with the dataset brains"),
     (["voronoi", "--cases", "1"], "at least 2, not 1"),
+    (["voronoi", "--seed", "-1"], "--seed must be 0 or above"),
+    (["voronoi", "--size", "1", "2", "3", "4"], "--size takes one number, or one for each axis"),
+    (["vessel", "--noise", "-2"], "--noise must be at least 0 mm"),
+    (["voronoi", "--spacing", "2"], "--spacing is for a folder of cases"),
 ])
 def test_bad_arguments_are_one_sentence(arguments, words, tmp_path, capsys):
     assert cli.main(["train", *arguments, "--out", str(tmp_path / "out")]) == 2
@@ -262,3 +301,27 @@ def test_an_empty_folder_is_refused(tmp_path, capsys):
     (tmp_path / "cases").mkdir()
     assert cli.main(["train", str(tmp_path / "cases"), "--out", str(tmp_path / "out")]) == 2
     assert "case.json" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "below"
+    assert cli.main(["train", "voronoi", "--cases", "4", "--size", "24", "--steps", "1", "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "below" in error
+
+
+def test_time_left_is_on_the_screen(tmp_path, capsys, monkeypatch):
+    """On a terminal of 80 columns, in one line."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["train", "voronoi", "--cases", "4", "--size", "24", "--steps", "3", "--out", str(tmp_path)]) == 0
+    lines = [line for line in re.split(r"\r\x1b\[K", capsys.readouterr().err) if "%" in line]
+    assert lines and all(re.search(r"% \d+ (min \d+ )?s left, step \d of 3", line) and len(line) < 80 for line in lines)
+
+
+def test_a_generated_dataset_may_be_3d_and_noisy(tmp_path):
+    command = ["train", "voronoi", "--cases", "4", "--size", "16", "20", "24", "--noise", "0.5", "--steps", "1", "--batch", "2"]
+    assert cli.main([*command, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["settings"]["shape"] == [16, 20, 24] and record["settings"]["noise_mm"] == 0.5

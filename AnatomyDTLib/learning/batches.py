@@ -28,6 +28,8 @@ PARTS = 6
 # Signed distances are kept up to here, whichever is farther: a front must not come as far within a course, on no grid.
 REACH_VOXELS, REACH_MM = 48.0, 48.0
 DAY_TOLERANCE = 1e-6
+# Cases side by side: as many as have this many voxels together, at most 8. A network of full width keeps some 2 kB a voxel.
+MOST_VOXELS, MOST_CASES = 1 << 20, 8
 # What `between` and the growth network see: days/100, Gy/60, drug, operations.
 TOTALS = 4
 GRAY_UNIT, DAY_UNIT = 60.0, 100.0
@@ -228,6 +230,11 @@ def _distances_of(case: Case, anatomy: Anatomy, spacing_mm) -> torch.Tensor:
         straight = signed_distances(case.labels[0], len(anatomy), spacing_mm)
         _distances[case] = torch.from_numpy(ways_of_tumors(straight, case.labels[0], anatomy, spacing_mm).astype(np.float16))
     return _distances[case]
+
+
+def side_by_side(dataset: Dataset) -> int:
+    """How many cases are held together where nothing else is asked for."""
+    return max(1, min(MOST_CASES, MOST_VOXELS // math.prod(dataset.shape)))
 
 
 # ---- the grid

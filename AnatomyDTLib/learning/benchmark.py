@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import sweeps, tables
-from .jobs import BenchmarkError, Job, ceiling, made_folder, opened, run_all, split
+from .checkpoints import made_folder
+from .jobs import BenchmarkError, Job, ceiling, opened, run_all, split
 from .methods import ABLATIONS, METHODS, TRIALS
-from .sources import GENERATED, Source
+from .sources import Source, source_of
 
-CASES = {"voronoi": 100, "vessel": 100, "brains": 40}
 # Of training per method and fold, CPU seconds: in full and with --quick.
 SECONDS, QUICK_SECONDS = 120.0, 25.0
 # More steps than any budget of seconds is good for.
@@ -61,7 +61,9 @@ def parse(arguments: argparse.Namespace) -> Plan:
             raise BenchmarkError(f"{name} must be at least {least}, not {value}")
     if arguments.trials is not None and arguments.trials > TRIALS:
         raise BenchmarkError(f"--trials is at most {TRIALS}, the number of settings that every method has to try")
-    source = _source(arguments)
+    few = 40 if quick and not Path(arguments.dataset).is_dir() else None
+    source = source_of(arguments.dataset, seed=arguments.seed, cases=arguments.cases or few, size=arguments.size, noise_mm=arguments.noise,
+                       brains=arguments.brains, spacing_mm=arguments.spacing)
     # every method takes all of its budget: validation on a few cases is too noisy to end a run by
     training = {"steps": arguments.steps or MANY_STEPS, "patience": 1000, "validations": VALIDATIONS}
     if arguments.seconds or not arguments.steps:
@@ -72,31 +74,6 @@ def parse(arguments: argparse.Namespace) -> Plan:
         raise BenchmarkError(f"--out names the file {folder}; give a folder")
     return Plan(source, methods, tuple(dict.fromkeys(arguments.study or ["methods"])), folds, arguments.seed,
                 arguments.trials or (1 if quick else TRIALS), training, arguments.processes, folder, quick)
-
-
-def _source(arguments) -> Source:
-    """The data that the command line names; raises BenchmarkError."""
-    kind = arguments.dataset
-    if kind not in GENERATED:
-        if not Path(kind).is_dir():
-            raise BenchmarkError(f"'{kind}' is neither one of {', '.join(GENERATED)} nor a folder of cases")
-        for option in ("cases", "size", "brains"):
-            if getattr(arguments, option):
-                raise BenchmarkError(f"--{option} is for generated data; a folder is taken as it is")
-        size = arguments.spacing
-        if size is not None and (len(size) not in (1, 2, 3) or not all(0 < h < math.inf for h in size)):
-            raise BenchmarkError(f"--spacing takes one, two or three voxel edges above 0 mm, not {' '.join(map(str, size))}")
-        wanted = {} if size is None else {"spacing_mm": list(size) * (3 if len(size) == 1 else 1)}
-        return Source.of("folder", 0, str(Path(kind).resolve()), trim=True, **wanted)
-    if arguments.spacing is not None:
-        raise BenchmarkError("--spacing is for a folder of cases; generated ones have --size")
-    if (kind == "brains") != bool(arguments.brains):
-        raise BenchmarkError("the dataset brains needs --brains FOLDER, label maps of healthy brains" if kind == "brains" else "--brains is for the dataset brains")
-    options = {"seed": arguments.seed}
-    if arguments.size:
-        options |= {"crop": [arguments.size] * 3} if kind == "brains" else {"shape": [arguments.size] * 2}
-    folder = str(Path(arguments.brains).resolve()) if arguments.brains else ""
-    return Source.of(kind, arguments.cases or (40 if arguments.quick else CASES[kind]), folder, **options)
 
 
 def tuning_jobs(plan: Plan, methods) -> list[Job]:

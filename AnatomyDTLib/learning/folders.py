@@ -41,8 +41,8 @@ _TREE_ROLES = ("vessel", "barrier")
 def read_folder(folder, spacing_mm=None, trim: bool = False) -> Dataset:
     """The dataset in a folder: every case.json in it and in the folders below it; raises DataError with one sentence.
 
-    spacing_mm: voxel size (z, y, x) or (y, x) that all cases are brought to, labels by the nearest voxel and images
-        linearly; None: that of the files, which must then be the same everywhere
+    spacing_mm: voxel size (z, y, x) or (y, x), or one edge for every axis, that all cases are brought to, labels by the
+        nearest voxel and images linearly; None: that of the files, which must then be the same everywhere
     trim: cut each case to the box of its labels (only where label 0 is background)
     Maps of one slice are read as 2D. Cases of different shape are centred in one shape, background around them.
     """
@@ -65,7 +65,7 @@ def read_folder(folder, spacing_mm=None, trim: bool = False) -> Dataset:
         if trim and anatomy.tissues[0].role == "background":
             labels, images = trimmed(labels, images)
         if spacing_mm is not None:
-            wanted = tuple(float(h) for h in spacing_mm)
+            wanted = tuple(float(h) for h in spacing_mm) * (len(spacing) if len(spacing_mm) == 1 else 1)
             if len(wanted) != len(spacing) or min(wanted) <= 0:
                 raise DataError(f"spacing_mm must be {len(spacing)} numbers above 0 for {entry.what}, not {spacing_mm}")
             labels = np.stack([regridded(visit, spacing, wanted) for visit in labels])
@@ -293,7 +293,8 @@ def _anatomy_of(entries):
     for entry in entries:
         try:
             found = labelling.structures(
-                entry.values, entry.table, entry.segments or None, entry.what, needs_host=False)
+                entry.values, entry.table, entry.segments or None, entry.what, needs_host=False,
+                remedy=f"'meaning' in {CASE_FILE}")
         except PlanError as error:
             raise DataError(str(error)) from None
         for value, structure in found.items():

@@ -11,7 +11,6 @@ import copy
 import functools
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -26,12 +25,10 @@ import torch
 
 from .. import __version__
 from . import evaluation, methods, training
+from .batches import side_by_side
 from .cases import Case, Dataset
+from .checkpoints import made_folder
 from .sources import Source
-
-
-# Cases per step: as many as have this many voxels together, at most 8. A network of full width keeps some 2 kB a voxel.
-MOST_VOXELS, MOST_CASES = 1 << 20, 8
 
 
 class BenchmarkError(ValueError):
@@ -48,7 +45,7 @@ class Job:
     settings: of the method; training: of `training.TrainConfig`, what differs from its defaults
     tuning: only the validation score is wanted
     variants: name -> what is changed in the trained model before it is scored once more (`_varied`)
-    version: of this program; the results of another are not taken over
+    version: of this program and of its code (`code_digest`); the results of another are not taken over
     """
 
     study: str
@@ -64,7 +61,7 @@ class Job:
     training: dict = field(default_factory=dict)
     tuning: bool = False
     variants: dict = field(default_factory=dict)
-    version: str = __version__
+    version: str = field(default_factory=lambda: f"{__version__} {code_digest()}")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -73,6 +70,16 @@ class Job:
     def file(self) -> str:
         words = "".join(c if c.isalnum() else "-" for c in f"{self.study}-{self.row}")
         return f"{words.lower()}-fold{self.fold}-{hashlib.sha256(self.to_json().encode()).hexdigest()[:12]}.json"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the source text of the learning and of the physics below it: what else decides a result."""
+    found = hashlib.sha256()
+    for room in ("learning", "physics"):
+        for path in sorted((Path(__file__).parent.parent / room).rglob("*.py")):
+            found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def split(dataset: Dataset, job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,7 +140,7 @@ def run(job: Job) -> dict:
     dataset = opened(job.source)
     train, validation, test = split(dataset, job)
     seed = int(np.random.default_rng((job.seed, job.fold, 77)).integers(2 ** 31))
-    together = _together(dataset)
+    together = side_by_side(dataset)
     # no trial holds more side by side than the memory is for
     settings = {name: min(value, together) if name == "batch_size" else value for name, value in job.settings.items()}
     model, config = methods.build(job.method, dataset, settings, {"batch_size": together, **job.training, "seed": seed})
@@ -148,10 +155,12 @@ def run(job: Job) -> dict:
         }
     else:
         record |= {"steps": 0, "best_step": 0, "validation_dice": _validated(model, dataset, validation), "seconds_training": 0.0, "curve": []}
+    if hasattr(model, "physical"):
+        record["learned"] = model.physical()
     if job.tuning:
         return record
     began = time.process_time()
-    predicted = training.predict(model, dataset, test, batch_size=_together(dataset), longest_step_days=config.longest_step_days)
+    predicted = training.predict(model, dataset, test, batch_size=side_by_side(dataset), longest_step_days=config.longest_step_days)
     record["seconds_inference"] = (time.process_time() - began) / len(test)
     record["cases"] = scored(dataset, predicted)
     record["variants"] = {name: _varied(model, dataset, test, config, change) for name, change in job.variants.items()}
@@ -168,16 +177,11 @@ def _varied(model, dataset, test, config, change: dict) -> list[dict]:
     other = opened(Source(**change["tested"])) if "tested" in change else dataset
     assert [case.patient for case in other.cases] == [case.patient for case in dataset.cases]
     days = change.get("longest_step_days", config.longest_step_days)
-    return scored(other, training.predict(model, other, test, batch_size=_together(other), longest_step_days=days))
-
-
-def _together(dataset: Dataset) -> int:
-    """Cases that are held side by side."""
-    return max(1, min(MOST_CASES, MOST_VOXELS // math.prod(dataset.shape)))
+    return scored(other, training.predict(model, other, test, batch_size=side_by_side(other), longest_step_days=days))
 
 
 def _validated(model, dataset, validation) -> float:
-    rows = scored(dataset, training.predict(model, dataset, validation, batch_size=_together(dataset)), topology=False)
+    rows = scored(dataset, training.predict(model, dataset, validation, batch_size=side_by_side(dataset)), topology=False)
     return float(np.mean([np.mean([s["dice"] for s in row["scores"]]) for row in rows]))
 
 
@@ -270,15 +274,6 @@ def _read(path: Path, job: Job) -> dict | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("job") == json.loads(job.to_json()) else None
-
-
-def made_folder(folder: Path) -> Path:
-    """The folder, made where it is missing; raises BenchmarkError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchmarkError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
-    return folder
 
 
 def _write(path: Path, record: dict) -> None:

@@ -68,7 +68,6 @@ METHODS = {
     "no-cross-diffusion": Method(f"{TWIN_NAME}: no cross-diffusion", _without(cross_diffusion=False), part_of=TWIN),
     "no-creep": Method(f"{TWIN_NAME}: no creep of other tissue", _without(creep=False), part_of=TWIN),
 }
-BASELINES = tuple(key for key, method in METHODS.items() if key != TWIN and method.part_of is None)
 ABLATIONS = tuple(key for key, method in METHODS.items() if key == TWIN or method.part_of is not None)
 
 _CONFIG = {f.name for f in fields(TrainConfig)}

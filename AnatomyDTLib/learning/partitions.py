@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 EXTENT_MM = 96.0       # the shortest edge of a generated domain, unless a voxel size is given
+MOST_DRAWS = 200       # of one case's anatomy until it fulfils all demands
 
 
 def grid(shape, spacing_mm=None) -> tuple[tuple[float, ...], np.ndarray]:

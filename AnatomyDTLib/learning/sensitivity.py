@@ -7,6 +7,7 @@ learned numbers stay, so a change of the score is the solver's. What acts on the
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 
 from . import tables
@@ -34,7 +35,8 @@ def _days(part: float) -> dict:
 def variants(plan) -> dict[str, dict[str, dict]]:
     """method -> {"panel|line|place": what is changed in the trained model}."""
     grids = GRIDS[:3] if plan.quick else GRIDS
-    shapes = {n: {"tested": asdict(plan.source.changed(shape=[n] * 2))} for n in grids} if plan.source.kind in ("voronoi", "vessel") else {}
+    planar = plan.source.kind in ("voronoi", "vessel") and len(json.loads(plan.source.options).get("shape", "2D")) == 2
+    shapes = {n: {"tested": asdict(plan.source.changed(shape=[n] * 2))} for n in grids} if planar else {}
     twin = {f"dt / horizon|{TWIN_NAME}|{part}": _days(part) for part in STEPS}
     twin |= {f"voxels along an edge|{TWIN_NAME}|{n}": change for n, change in shapes.items()}
     classical = {}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from .cases import DataError, Dataset
 
-GENERATED = ("voronoi", "vessel", "brains")
+# What can be generated, and how many cases where no number is given.
+CASES = {"voronoi": 100, "vessel": 100, "brains": 40}
+GENERATED = tuple(CASES)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,46 @@ class Source:
         return read_cases(self.folder, **options)
 
 
+def source_of(kind: str, *, seed: int, cases: int | None = None, size=None, noise_mm: float | None = None, brains: str | None = None, spacing_mm=None) -> Source:
+    """The source that a command line names: one of GENERATED, or a folder of cases, which is cut to its labels.
+
+    cases: to generate, None: CASES; size: voxels along the edges, one number for all of them (two axes, three of brains);
+    noise_mm: of the observer; brains: folder of healthy brains; spacing_mm: voxel edges of a folder, one or one an axis
+    Raises DataError: neither, what goes with the other kind, impossible numbers.
+    """
+    if seed < 0:
+        raise DataError(f"--seed must be 0 or above, not {seed}")
+    if kind not in GENERATED:
+        if not Path(kind).is_dir():
+            raise DataError(f"'{kind}' is neither a folder of cases nor one of {', '.join(GENERATED)}")
+        for option, value in (("cases", cases), ("size", size), ("noise", noise_mm), ("brains", brains)):
+            if value is not None:
+                raise DataError(f"--{option} is for generated data; a folder is taken as it is")
+        if spacing_mm is not None and (len(spacing_mm) not in (1, 2, 3) or not all(0 < h < math.inf for h in spacing_mm)):
+            raise DataError(f"--spacing takes one, two or three voxel edges above 0 mm, not {' '.join(map(str, spacing_mm))}")
+        return Source.of("folder", 0, str(Path(kind).resolve()), trim=True, **({} if spacing_mm is None else {"spacing_mm": list(spacing_mm)}))
+    if spacing_mm is not None:
+        raise DataError("--spacing is for a folder of cases; generated ones have --size")
+    if (kind == "brains") != bool(brains):
+        raise DataError("the dataset brains needs --brains FOLDER, label maps of healthy brains" if kind == "brains" else "--brains goes with the dataset brains")
+    options: dict = {"seed": seed}
+    if size is not None:
+        axes = 3 if kind == "brains" else 2
+        if len(size) not in ((1, 3) if kind == "brains" else (1, 2, 3)):
+            raise DataError(f"--size takes one number, or one for each axis, not {len(size)}")
+        options["crop" if kind == "brains" else "shape"] = list(size) * (axes if len(size) == 1 else 1)
+    if noise_mm is not None:
+        if not 0 <= noise_mm < math.inf:
+            raise DataError(f"--noise must be at least 0 mm, not {noise_mm:g}")
+        options["noise_mm"] = noise_mm
+    return Source.of(kind, cases or CASES[kind], "" if brains is None else str(Path(brains).resolve()), **options)
+
+
 def read_cases(folder, spacing_mm=None, trim: bool = False) -> Dataset:
     """The dataset in a folder, whether of `case.json` files (`folders.read_folder`) or of UCSF-ALPTDG (`ucsf.read_ucsf`).
 
-    spacing_mm: voxel size (z, y, x) that all is brought to, None: that of the files; trim: cut each case to its labels
+    spacing_mm: voxel edges (z, y, x) that all is brought to, or one for every axis, None: those of the files
+    trim: cut each case to its labels
     Raises DataError.
     """
     from .folders import CASE_FILE, read_folder
@@ -70,6 +109,7 @@ def read_cases(folder, spacing_mm=None, trim: bool = False) -> Dataset:
     spacing = None if spacing_mm is None else tuple(spacing_mm)
     # a collection that was described by case.json files is read by them
     if is_ucsf(folder) and next(Path(folder).rglob(CASE_FILE), None) is None:
+        spacing = spacing * 3 if spacing is not None and len(spacing) == 1 else spacing
         return read_ucsf(folder, spacing_mm=spacing, trim=trim)
     return read_folder(folder, spacing, trim)
 

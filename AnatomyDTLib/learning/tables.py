@@ -182,7 +182,7 @@ def tests_table(rows: Sequence[Row]) -> str:
     found = {m: against_best(rows, m) for m in TESTED}
     for r in rows:
         tests = [f"{_p(found[m].get(r.name))} {found[m][r.name][0]}" if r.name in found[m] else "" for m in TESTED]
-        cost = (f"{r.seconds_training:.0f}", f"{r.seconds_inference:.3f}", f"{r.parameters:,}") if r.parameters else ("", "", "")
+        cost = (f"{r.seconds_training:.0f}", f"{r.seconds_inference:.3f}", f"{r.parameters:,}") if r.ranked else ("", "", "")
         body.append((r.name, *tests, str(r.missing), *cost))
     return aligned(body)
 
@@ -207,7 +207,7 @@ def csv_lines(rows: Sequence[Row], names: Sequence[str], study: str, point: str 
         for value, found in sorted(r.per_class.items()):
             for key, folds in found.items():
                 add(r, names[value], key, folds)
-        if r.parameters:
+        if r.ranked:
             add(r, "", "seconds_training", [r.seconds_training])
             add(r, "", "seconds_inference", [r.seconds_inference])
     return lines

@@ -6,13 +6,12 @@ randomness from (seed, step) alone, so that a run that was killed and resumed en
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,11 @@ import torch.distributed as distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from . import checkpoints
 from .batches import Batch, collate
 from .cases import Dataset
 from .losses import LossWeights, forecast_loss
-from .weights import TrainingError, read_tensors, write_tensors
-
-FORMAT = "anatomydt-training-1"
+from .weights import TrainingError
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,6 @@ class TrainConfig:
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
 
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainConfig:
-        return cls(**{**values, "loss": LossWeights(**values["loss"])})
-
 
 @dataclass
 class Outcome:
@@ -92,16 +86,17 @@ def train(
 
     model: batch -> (B, V − 1, K, *S) probabilities; a model with `growth_variation()` pays λ_tv times it; one with
         `prepare()` is told the cases before the first step, in the same time
-    out: folder for `last.safetensors` (to resume from), `best.safetensors` and `history.json`; None: nothing is written
+    out: folder for `last.safetensors`, which `resume` goes on from, and `best.safetensors` (`checkpoints`); None: nothing is
+        written
     Raises TrainingError with one sentence: nothing to train on, a checkpoint of another run, a full disk, numbers that are
     not finite.
     """
     rank, world = _placed(device)
     if len(train) == 0 or len(validation) == 0:
         raise TrainingError(f"training needs at least one case to train on and one to validate, not {len(train)} and {len(validation)}")
-    folder = None if out is None else Path(out)
+    folder = None if out is None else checkpoints.made_folder(Path(out))
     torch.manual_seed(config.seed)
-    resumed = resume and folder is not None and (folder / "last.safetensors").exists()
+    resumed = resume and folder is not None and checkpoints.exist(folder)
     began = time.process_time()
     if hasattr(model, "prepare") and not resumed:
         model.prepare(dataset, train, config.longest_step_days)
@@ -110,8 +105,10 @@ def train(
     best = {k: v.clone() for k, v in average.items()}
     optimiser = torch.optim.AdamW(_groups(model, config.decay), lr=config.rate, betas=(0.9, 0.98))
     outcome, bad = Outcome(), 0
+    told = checkpoints.told(model, dataset, train, validation)
     if resumed:
-        outcome, bad = _restore(folder, model, optimiser, average, best, config)
+        former, bad = checkpoints.restore(folder, model, optimiser, average, best, config, told)
+        outcome = Outcome(**{**former, "stopped": ""})
     fitted = DistributedDataParallel(model, device_ids=[device] if "cuda" in device else None, find_unused_parameters=True) if world > 1 else model
     every = max(1, config.steps // config.validations)
     spent = outcome.seconds
@@ -143,7 +140,7 @@ def train(
             else:
                 average[name].copy_(value)
         outcome.steps, before = step + 1, outcome.seconds
-        outcome.seconds = spent + time.process_time() - began
+        outcome.seconds = _of_first(spent + time.process_time() - began, world, device)
         row = {"step": step + 1, "loss": float(loss.detach()), "rate": optimiser.param_groups[0]["lr"], "dice": None}
         over = config.seconds is not None and outcome.seconds >= config.seconds
         part = config.seconds / config.validations if config.seconds else math.inf
@@ -156,11 +153,14 @@ def train(
             outcome.stopped = "no gain on validation" if bad >= config.patience else "out of time" if over else ""
         outcome.history.append(row)
         if row["dice"] is not None and folder is not None and rank == 0:
-            _save(folder, model, optimiser, average, best, config, outcome, bad, dataset, train, validation)
+            gained = outcome.best_step == outcome.steps
+            with _loaded(model, best):
+                header = getattr(model, "metadata", dict)()
+            checkpoints.save(folder, model, optimiser, average, best, config, outcome, bad, told, header if gained else None)
         if progress is not None and rank == 0:
             done = 1.0 if outcome.stopped else max(outcome.steps / config.steps, gone)
             left = outcome.seconds * (1 - done) / max(done, 1e-6)
-            progress(done, f"step {outcome.steps} of {config.steps}, loss {row['loss']:.4f}, best DSC {max(outcome.best_dice, 0):.4f}, {_clock(left)} left")
+            progress(done, f"{_clock(left)} left, step {outcome.steps} of {config.steps}, best DSC {max(outcome.best_dice, 0):.3f}, loss {row['loss']:.4f}")
     model.load_state_dict(best)
     model.eval()
     return outcome
@@ -264,6 +264,15 @@ def _placed(device: str) -> tuple[int, int]:
     return (distributed.get_rank(), world) if world > 1 else (0, 1)
 
 
+def _of_first(seconds: float, world: int, device: str) -> float:
+    """The first process's clock, which ends all of them in the same step."""
+    if world == 1:
+        return seconds
+    shared = torch.tensor([seconds], dtype=torch.float64, device=device)
+    distributed.broadcast(shared, 0)
+    return float(shared)
+
+
 def _drawn(dataset, train, config, step, rank, world, device) -> tuple[Batch, float]:
     """This process's part of the cases of a step, and its weight: visits here times processes over visits in all."""
     size = min(config.batch_size, len(train))
@@ -293,66 +302,27 @@ def _groups(model, decay) -> list[dict]:
 
 def _validated(model, weights, dataset, validation, config, device) -> float:
     """Mean DSC of the validation cases under these weights."""
-    former = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(weights)
     model.eval()
     scores = []
-    with torch.no_grad():
+    with torch.no_grad(), _loaded(model, weights):
         for at in range(0, len(validation), config.batch_size):
             batch = collate(dataset, validation[at : at + config.batch_size], device, config.longest_step_days)
             scores += mean_dice(model(batch), batch)
-    model.load_state_dict(former)
     return float(np.mean(scores))
+
+
+@contextmanager
+def _loaded(model, weights):
+    """The model with these weights for a while."""
+    former = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        model.load_state_dict(former)
 
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
-
-# ---- checkpoints
-
-
-def _save(folder, model, optimiser, average, best, config, outcome, bad, dataset, train, validation) -> None:
-    from .. import __version__
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()} | {f"best.{k}": v for k, v in best.items()}
-    for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-    meta = {
-        "format": FORMAT, "config": json.dumps(asdict(config)), "outcome": json.dumps(asdict(outcome)), "bad": str(bad),
-        "provenance": json.dumps({
-            "anatomydt": __version__, "torch": torch.__version__, "model": getattr(model, "name", type(model).__name__),
-            "dataset": dataset.name, "settings": dataset.settings,
-            "train": [dataset.cases[int(i)].name for i in train], "validation": [dataset.cases[int(i)].name for i in validation],
-        }),
-    }
-    write_tensors(folder / "last.safetensors", tensors, meta)
-    if outcome.best_step == outcome.steps:
-        write_tensors(folder / "best.safetensors", best, meta | getattr(model, "metadata", dict)())
-
-
-def _restore(folder, model, optimiser, average, best, config) -> tuple[Outcome, int]:
-    tensors, meta = read_tensors(folder / "last.safetensors", FORMAT, "training checkpoint")
-    former = TrainConfig.from_dict(json.loads(meta["config"]))
-    # more steps or another patience continue a run; anything else would be another run under its name
-    if replace(former, patience=0, seconds=None) != replace(config, patience=0, seconds=None):
-        raise TrainingError(f"the checkpoint in {folder} was made with other settings; use the same ones or another folder")
-    parts = {name: {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("model", "average", "best", "optimiser")}
-    try:
-        model.load_state_dict(parts["model"])
-    except RuntimeError:
-        raise TrainingError(f"the checkpoint in {folder} belongs to another model; use another folder") from None
-    for own, name in ((average, "average"), (best, "best")):
-        for key, value in own.items():
-            value.copy_(parts[name][key])
-    states: dict[int, dict] = {}
-    for key, value in parts["optimiser"].items():
-        index, name = key.split(".", 1)
-        states.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    outcome = Outcome(**json.loads(meta["outcome"]))
-    outcome.stopped = ""
-    return outcome, int(meta["bad"])

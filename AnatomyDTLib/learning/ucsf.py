@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Record:
 
 def read_ucsf(
     folder, synthseg=None, spacing_mm=None, trim: bool = True, parts: bool = True, images: Iterable[str] = (),
-    patients: Iterable[str] | None = None, report: Callable[[str], None] = lambda sentence: None,
+    patients: Iterable[str] | None = None,
 ) -> Dataset:
     """The dataset, one case of two visits per patient; raises DataError with one sentence.
 
@@ -66,7 +66,8 @@ def read_ucsf(
     trim: cut to the head
     parts: core, FLAIR hyperintensity and enhancing tumor as classes of their own; False: one class Tumor
     images: of the first scan, some of t1, t1ce, t2, flair
-    patients: only these numbers; report: told in a sentence of each patient that is left out
+    patients: only these numbers
+    The settings of the dataset name in `left_out`, in a sentence, each patient that is left out.
     """
     folder = _root(Path(folder))
     records = read_workbook(_workbook(folder))
@@ -83,7 +84,6 @@ def read_ucsf(
         sentence, found = _paths(folder / number, number, maps, images, records)
         if sentence:
             reasons.append(sentence)
-            report(sentence)
             continue
         labels, pictures, own = _case(number, found, index)
         if trim:
@@ -106,7 +106,7 @@ def read_ucsf(
         for number, days, labels, p in made
     )
     settings = {
-        "generator": "ucsf", "cases": len(cases), "left_out": len(reasons), "spacing_mm": list(spacing), "trim": trim,
+        "generator": "ucsf", "cases": len(cases), "left_out": reasons, "spacing_mm": list(spacing), "trim": trim,
         "parts": parts, "images": list(images),
     }
     return check(Dataset("ucsf", anatomy, spacing, cases, (), settings))

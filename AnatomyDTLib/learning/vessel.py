@@ -26,7 +26,6 @@ TUMOR_COLOR = (0.93, 0.72, 0.18)    # not the red of the vessels beside it
 LEAST_PART = 0.06      # of the domain that every lobe holds at the first visit; else the anatomy is drawn again
 LEAST_TUMOR = 0.7      # of the tumor's blob that no vessel covers
 MOST_POINTS = 2000     # of a tree
-MOST_DRAWS = 200       # of one case's anatomy until it fulfils all demands
 
 _STEP_MM = 1.5         # of the random walk
 _BEND = 0.12           # standard deviation of its change of direction per step, radians
@@ -166,7 +165,7 @@ def drawn(points, radii, x) -> np.ndarray:
 def _case(index: int, settings: VesselSettings) -> Case:
     rng = np.random.default_rng([settings.seed, index])
     spacing, x = partitions.grid(settings.shape, settings.spacing_mm)
-    for _ in range(MOST_DRAWS):
+    for _ in range(partitions.MOST_DRAWS):
         made = _baseline(rng, x, spacing, settings)
         if made is None:
             continue
@@ -176,7 +175,7 @@ def _case(index: int, settings: VesselSettings) -> Case:
             break
     else:
         raise DataError(
-            f"case {index} of the vessel dataset was drawn {MOST_DRAWS} times without a tree that keeps its topology; "
+            f"case {index} of the vessel dataset was drawn {partitions.MOST_DRAWS} times without a tree that keeps its topology; "
             "use a finer grid, thinner vessels or less thickening"
         )
     seen = np.stack([partitions.seen_with_noise(rng, labels, x, spacing, settings.noise_mm) for labels in truth])

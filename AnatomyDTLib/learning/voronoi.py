@@ -77,7 +77,7 @@ def _case(index: int, settings: VoronoiSettings) -> Case:
     rng = np.random.default_rng([settings.seed, index])
     spacing, x = partitions.grid(settings.shape, settings.spacing_mm)
     size = partitions.extent(settings.shape, spacing)
-    while True:
+    for _ in range(partitions.MOST_DRAWS):
         organs = partitions.soft_voronoi(
             rng, x, size, settings.organs, settings.sites, settings.softness_mm, settings.waviness_mm)
         centre = size / 2.0 + np.clip(rng.normal(scale=settings.off_centre_mm, size=len(size)), -12.0, 12.0)
@@ -85,6 +85,11 @@ def _case(index: int, settings: VoronoiSettings) -> Case:
         left = np.bincount(organs[~tumor], minlength=settings.organs)
         if left.min() >= LEAST_PART * organs.size and tumor.any():
             break
+    else:
+        raise DataError(
+            f"case {index} of the voronoi dataset was drawn {partitions.MOST_DRAWS} times, and each time an organ was all but hidden; "
+            "use fewer organs or a smaller tumor"
+        )
     days, treatments = settings.courses.draw(rng)
     truth = grown(organs, tumor, spacing, days, treatments, settings)
     seen = np.stack([partitions.seen_with_noise(rng, labels, x, spacing, settings.noise_mm) for labels in truth])

@@ -1,0 +1,91 @@
+"""What a training keeps on disk: `last.safetensors`, to go on from, and `best.safetensors`, the weights that it is for.
+
+Each is written beside its former self and put in its place when it is whole. The best is written first: a run that ends
+between the two is resumed from the former `last`, comes by the same best again and writes it again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import __version__
+from .cases import Dataset
+from .weights import TrainingError, read_tensors, write_tensors
+
+FORMAT = "anatomydt-training-2"
+LAST, BEST = "last.safetensors", "best.safetensors"
+# Of `TrainConfig`, what a run may be gone on with in another way.
+_FREE = ("steps", "seconds", "patience", "validations")
+
+
+def exist(folder: Path) -> bool:
+    """Whether there is a training in the folder to go on with."""
+    return (folder / LAST).exists()
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder, made where it is missing; raises TrainingError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
+    return folder
+
+
+def told(model, dataset: Dataset, train: np.ndarray, validation: np.ndarray) -> dict:
+    """What makes a run this one, beside its settings: the model and its parts, the data, who is trained on."""
+    header = getattr(model, "metadata", dict)()
+    return {
+        "model": getattr(model, "name", type(model).__name__), "made_of": {k: header[k] for k in ("format", "twin", "roles") if k in header},
+        "dataset": dataset.name, "settings": json.loads(json.dumps(dataset.settings)),
+        "train": [dataset.cases[int(i)].name for i in train], "validation": [dataset.cases[int(i)].name for i in validation],
+    }
+
+
+def save(folder: Path, model, optimiser, average, best, config, outcome, bad: int, told: dict, header: dict | None) -> None:
+    """Writes a checkpoint; header: of the best weights where they are new, else None. Raises TrainingError: a full disk."""
+    provenance = {"anatomydt": __version__, "torch": torch.__version__, **told}
+    meta = {"config": json.dumps(asdict(config)), "provenance": json.dumps(provenance)}
+    if header is not None:
+        kept = {"step": outcome.best_step, "validation_dice": outcome.best_dice}
+        write_tensors(folder / BEST, best, {"format": FORMAT, **meta, "outcome": json.dumps(kept), **header})
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()} | {f"best.{k}": v for k, v in best.items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
+    write_tensors(folder / LAST, tensors, {"format": FORMAT, **meta, "outcome": json.dumps(asdict(outcome)), "bad": str(bad)})
+
+
+def restore(folder: Path, model, optimiser, average, best, config, told: dict) -> tuple[dict, int]:
+    """Puts a checkpoint into its arguments: (the values of its outcome, its validations in a row without a gain).
+
+    More steps, another limit of time or another patience continue a run. Raises TrainingError for a checkpoint of other
+    settings, data or parts of the model, which would be another run under its name.
+    """
+    tensors, meta = read_tensors(folder / LAST, FORMAT, "training checkpoint")
+    former, now = json.loads(meta["config"]), json.loads(json.dumps(asdict(config)))
+    other = [name for name in now if name not in _FREE and former.get(name) != now[name]]
+    provenance = json.loads(meta["provenance"])
+    other += [name for name, value in told.items() if provenance.get(name) != value]
+    if other:
+        words = {"made_of": "parts of the model", "train": "training cases", "validation": "validation cases", "settings": "settings of the data"}
+        raise TrainingError(f"the checkpoint in {folder} was made with other {words.get(other[0], other[0])}; use the same or another folder")
+    parts = {name: {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("model", "average", "best", "optimiser")}
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError:
+        raise TrainingError(f"the checkpoint in {folder} belongs to another model; use another folder") from None
+    for own, name in ((average, "average"), (best, "best")):
+        for key, value in own.items():
+            value.copy_(parts[name][key])
+    states: dict[int, dict] = {}
+    for key, value in parts["optimiser"].items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+    return json.loads(meta["outcome"]), int(meta["bad"])
