@@ -138,7 +138,7 @@ def test_the_sweeps_of_the_twin_and_of_both_solvers():
 def test_sensitivity_and_ablation_write_their_tables(tmp_path, capsys):
     assert anatomydt("vessel", "--study", "sensitivity", "ablation", "--quick", "--out", tmp_path, *TINY) == 0
     shown = capsys.readouterr().out
-    assert "| dt / horizon" in shown and (tmp_path / "sensitivity.png").exists()
+    assert "| learned number" in shown and "| dt / horizon" in shown and (tmp_path / "sensitivity.png").exists()
     assert all(f"| {METHODS[key].name} " in shown for key in ABLATIONS) and (tmp_path / "ablation.png").exists()
 
 

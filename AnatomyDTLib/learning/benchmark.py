@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import sweeps, tables
+from . import identified, sweeps, tables
 from .checkpoints import made_folder
 from .jobs import BenchmarkError, Job, ceiling, opened, run_all, split
-from .methods import ABLATIONS, METHODS, TRIALS
+from .methods import ABLATIONS, METHODS, TRIALS, TWIN
 from .sources import Source, source_of
 
 # Of training per method and fold, CPU seconds: in full and with --quick.
@@ -182,11 +182,17 @@ def _write_study(plan, study, dataset, rows, settings, records) -> None:
         heading(plan, study, dataset), tables.markdown(rows),
         "Mean ± standard deviation over the folds' means; class 0 is not scored. p: two-sided Wilcoxon signed-rank test over the\n"
         "cases against the best other row, not corrected for many tests. Seconds are CPU seconds of one thread.\n" + lost,
-        tables.tests_table(rows), tables.class_table(rows, names), _described(settings, records, dataset),
+        tables.tests_table(rows), tables.class_table(rows, names), _learned(records, dataset), _described(settings, records, dataset),
     ))
     write_files(plan.folder, study, text, tables.csv_text(tables.csv_lines(rows, names, study)))
     tables.figure(rows, f"{dataset.name}: {study}" + (" (quick)" if plan.quick else ""), plan.folder / f"{study}.png")
     print(text)
+
+
+def _learned(records, dataset) -> str:
+    """What the whole twin learned; nothing of a table without it."""
+    own = [r for r in records if r["job"]["method"] == TWIN and "learned" in r]
+    return identified.table(own, dataset.settings, dataset.anatomy.names) if own else ""
 
 
 def _described(settings, records, dataset) -> str:

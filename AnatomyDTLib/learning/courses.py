@@ -24,7 +24,7 @@ _DOSES_GY = (3.0, 4.0, 5.0, 6.0)
 _DRUG_DOSES = (2, 4)
 _DRUG_EVERY_DAYS = 7
 _DRUG_STRENGTHS = (0.5, 1.0)
-_DRUG_PER_DAY = 0.2                  # within the 0.2 to 0.5 /d of temozolomide at the maximal dose (TumorTwin)
+DRUG_PER_DAY = 0.2                   # within the 0.2 to 0.5 /d of temozolomide at the maximal dose (TumorTwin)
 _DRUG_HALF_LIFE_DAY = 2.0
 
 
@@ -76,7 +76,7 @@ class Courses:
                 given = tuple(d for d in given if d < day + gap)
                 if given:
                     treatments.append(
-                        Chemotherapy("simulated drug", given, _DRUG_PER_DAY, _DRUG_HALF_LIFE_DAY, strength))
+                        Chemotherapy("simulated drug", given, DRUG_PER_DAY, _DRUG_HALF_LIFE_DAY, strength))
         return days, tuple(treatments)
 
 
