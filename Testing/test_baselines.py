@@ -158,6 +158,23 @@ def test_a_mechanistic_baseline_keeps_what_no_tumor_reaches_and_beats_persistenc
         assert sum(mean_dice(net(batch), batch)) > before + 0.24         # 3 points of DSC a case
 
 
+@pytest.mark.parametrize("method", MECHANISTIC)
+def test_an_operation_on_the_day_of_a_visit_is_done_once(method):
+    data = dataset((16, 16))
+    net = baselines.build(method, data)
+    labels, operated = data.cases[0].labels, (Surgery(20.0, extent=0.5),)
+
+    def predicted(*days):
+        case = dataclasses.replace(data.cases[0], days=days, labels=labels[: len(days)], treatments=operated)
+        with torch.no_grad():
+            return net(collate(dataclasses.replace(data, cases=(case,)), [0]))
+
+    through, stopped = predicted(0.0, 40.0), predicted(0.0, 20.0, 40.0)
+    assert torch.allclose(stopped[:, -1], through[:, -1], atol=1e-6)
+    # what is seen on that day has been operated on
+    assert float(stopped[0, 0, 4].sum()) > 1
+
+
 def test_stretches_of_time_add_up_to_what_lies_between_two_visits():
     batch = collate(dataset((8, 8)), [0, 1], longest_step_days=4.0)
     for parts in (1, 3, 7):
