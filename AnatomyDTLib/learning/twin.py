@@ -38,7 +38,7 @@ from ..physics import screened
 from ..physics.equation import CrossDiffusion, Stepper
 from ..plan import Anatomy, Surgery
 from . import displacement, operation
-from .batches import Batch, grid_of
+from .batches import DAY_TOLERANCE, Batch, grid_of
 from .burden import Bounded, Burden, BurdenLaw
 from .displacement import LEAST
 from .growth import GrowthConfig, GrowthNetwork, exposures
@@ -176,7 +176,8 @@ class AnatomyTwin(nn.Module):
         for column, case in enumerate(cases):
             operations = [t.day for t in case.treatments if isinstance(t, Surgery)]
             for row, day in enumerate(case.days):
-                if not any(operation < day for operation in operations):
+                # as in `rollout`: an operation comes before the visit of its day, but after the first
+                if row == 0 or not any(operation <= day + DAY_TOLERANCE for operation in operations):
                     size = torch.tensor(float(np.isin(case.labels[row], self.sides.tumors).sum()))
                     radii[row, column] = self._radius_mm(size, dataset.spacing_mm)
         # a case that is operated on at once has no size to fit
