@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from ..plan import Anatomy, Plan, Radiotherapy, Surgery
+from ..plan import Anatomy, Plan, Radiotherapy
 from . import twin as twins
 from .batches import Batch, grid_of, signed_distances, ways_of_tumors
 from .cases import Case
@@ -184,8 +184,6 @@ def _without_maps(plan: Plan, maps, tumor):
             if treatment.region is not None:
                 dose *= float((np.asarray(maps[treatment.region])[tumor] != 0).mean())
             treatment = replace(treatment, dose_gy=dose, dose_map=None, region=None)
-        elif not isinstance(treatment, Surgery) and getattr(treatment, "region", None) is not None:
-            treatment = replace(treatment, region=None)
         made.append(treatment)
     return tuple(made)
 
