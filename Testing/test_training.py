@@ -159,6 +159,33 @@ def test_a_full_disk_loses_no_checkpoint(dataset, tmp_path, monkeypatch):
     trained(dataset, out=tmp_path, resume=True, model=Copy())
 
 
+class Paced(nn.Module):
+    """Parameters of no, one and two axes, some of which learn faster."""
+
+    rates = {"fast.": 10.0}
+
+    def __init__(self):
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(2.0))
+        self.slow, self.fast = nn.Linear(3, 2), nn.Linear(3, 2)
+
+
+def test_decay_takes_from_matrices_alone():
+    model = Paced()
+    names = {id(value): name for name, value in model.named_parameters()}
+    groups = training._groups(model, 0.1)
+    found = {(g["weight_decay"], g["factor"]): sorted(names[id(p)] for p in g["params"]) for g in groups}
+    assert found == {
+        (0.0, 1.0): ["number", "slow.bias"], (0.1, 1.0): ["slow.weight"], (0.0, 10.0): ["fast.bias"], (0.1, 10.0): ["fast.weight"],
+    }
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for value in model.parameters():
+        value.grad = torch.zeros_like(value)
+    torch.optim.AdamW(groups, lr=0.5).step()
+    for name, value in model.named_parameters():        # without a gradient decay is all that acts: θ (1 − rate λ_reg)
+        assert torch.allclose(value, before[name] * (1 - 0.5 * 0.1 if "weight" in name else 1.0))
+
+
 def test_early_stop_time_limit_and_schedule(dataset):
     config = dataclasses.replace(QUICK, steps=60, validations=30, patience=2, rate=1e-9)
     _, outcome = trained(dataset, config, model=Copy())
