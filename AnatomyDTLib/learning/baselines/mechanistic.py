@@ -74,8 +74,10 @@ class Mechanistic(nn.Module):
         # a drift needs borders between tissues that have a slope
         lying = torch.softmax(batch.distances[:, self.hosts] / INTERFACE_MM, 1) if self.crossing else under
         p = self._resected(self._begun(batch, lying), batch, 0)
-        D = torch.einsum("bh...,h->b...", under, F.softplus(self.diffusivity))
-        rho = torch.einsum("bh...,h->b...", under, F.softplus(self.rho))
+        # no network, so that nothing is in half precision under autocast
+        with torch.autocast(p.device.type, enabled=False):
+            D = torch.einsum("bh...,h->b...", under, F.softplus(self.diffusivity))
+            rho = torch.einsum("bh...,h->b...", under, F.softplus(self.rho))
         visits, found = set(grid.visits), []
         for step in range(len(grid)):
             p = self._killed(p, lying, grid, step)
