@@ -16,6 +16,7 @@ from torch import nn
 from AnatomyDTLib import cli
 from AnatomyDTLib.learning import batches, training, weights
 from AnatomyDTLib.learning.batches import collate
+from AnatomyDTLib.learning.cases import scaled
 from AnatomyDTLib.learning.forecasting import load_twin
 from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
 from AnatomyDTLib.learning.training import TrainConfig, TrainingError
@@ -85,6 +86,17 @@ def test_the_grid_holds_every_treatment_once_and_ends_steps_at_visits(dataset):
     with pytest.raises(batches.DataError, match="treatment with a map"):
         bad = dataclasses.replace(case, treatments=(Radiotherapy(3.0, 3, 2.0, region="somewhere"),))
         collate(dataclasses.replace(dataset, cases=(bad,)), [0])
+
+
+def test_a_batch_holds_images_scaled(dataset):
+    image = 1000 * np.random.default_rng(0).random((2, 24, 24), np.float32) - 200        # as of a CT
+    cases = tuple(dataclasses.replace(case, images=(i + 1) * image) for i, case in enumerate(dataset.cases[:2]))
+    images = collate(dataclasses.replace(dataset, cases=cases), [0, 1]).images
+    assert images.shape == (2, 2, 24, 24) and images.dtype == torch.float32
+    for channel in range(2):
+        expected = torch.from_numpy(scaled(image[channel]))
+        assert -1 <= float(expected.min()) < 0.1 and 0.9 < float(expected.max()) <= 2
+        assert all(torch.allclose(images[i, channel], expected, atol=1e-3) for i in range(2))
 
 
 def test_turning_a_batch_turns_all_of_it(dataset):
