@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from . import __version__, labelling, presets, shipped
-from .inputs import matched, read_labelled, read_maps, table_of, text_of
+from .inputs import matched, read_images, read_labelled, read_maps, table_of, text_of
 from .outputs import results_folder, sha256, write_results
 from .plan import Plan, PlanError
 
@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     labels(verb)
     treatment(verb, None)
     verb.add_argument("--weights", metavar="FILE", help="weights of a trained twin or growth network: a file (.safetensors), or glioma-sim")
+    verb.add_argument(
+        "--image", metavar="FILE", action="append", default=[],
+        help="an image that the weights were trained with, on the voxels of the segmentation; one --image for each, in the order of training")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.add_argument("--probabilities", action="store_true", help="also write the tumor's probability of each day")
     verb.set_defaults(run=_forecast)
@@ -342,6 +345,7 @@ def _forecast(arguments) -> None:
             index = matched(plan, labelled)
         folder = Path(arguments.plan).parent if arguments.plan else Path()
         maps, map_files = read_maps(plan, labelled, folder)
+        images = read_images(arguments.image, labelled)
         read = time.perf_counter()
 
         from . import engine, volumes
@@ -350,7 +354,8 @@ def _forecast(arguments) -> None:
         try:
             result = engine.forecast(
                 volumes.recoded(labelled.codes, index), labelled.volume.spacing_mm, plan, maps=maps,
-                weights=arguments.weights, device=arguments.device, probabilities=arguments.probabilities, progress=progress,
+                weights=arguments.weights, images=images, device=arguments.device, probabilities=arguments.probabilities,
+                progress=progress,
             )
         finally:
             progress.close()
@@ -359,7 +364,7 @@ def _forecast(arguments) -> None:
         notes = list(labelled.notes)
         write_results(staging, result, labelled, index, notes)
         done = time.perf_counter()
-        inputs = [*labelled.inputs, *map_files] + ([Path(arguments.plan)] if arguments.plan else [])
+        inputs = [*labelled.inputs, *map_files, *map(Path, images)] + ([Path(arguments.plan)] if arguments.plan else [])
         record = {
             "anatomydt": __version__,
             "inputs": {str(p): sha256(p) for p in inputs},

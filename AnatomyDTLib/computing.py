@@ -46,7 +46,7 @@ class Forecast:
 
 
 def run(request, device, probabilities, progress, cancelled, warnings) -> Forecast:
-    """request: (labels, spacing_mm, plan, maps, tensor, twin or None, (growth network, its images) or None), all accepted.
+    """request: (labels, spacing_mm, plan, maps, tensor, (twin, its images) or None, (growth network, its images) or None), all accepted.
 
     Raises ForecastError, Cancelled, and MemoryError where there is too little of it.
     """
@@ -175,7 +175,7 @@ def _computed_by_twin(request, device, probabilities, progress, cancelled, warni
             progress(fraction, f"day {fraction * plan.days[-1]:.4g} of {plan.days[-1]:.4g}")
 
     frames = _Frames(plan, labels.shape, spacing_mm, probabilities)
-    for frame, density in forecasting.forecast(twin, labels, spacing_mm, plan, maps, device, told):
+    for frame, density in forecasting.forecast(*twin, labels, spacing_mm, plan, maps, device, told):
         frames.add(frame, density)
     run = {
         "model": "trained twin", "longest_step_days": forecasting.LONGEST_STEP_DAYS, "seconds_solving": round(time.perf_counter() - began, 3),

@@ -12,7 +12,7 @@ import numpy as np
 from . import computing, shipped
 from .computing import Cancelled, Forecast, one_thread
 from .plan import Plan, Surgery
-from .refusals import ForecastError, checked, checked_maps, checked_tensor, warnings_of
+from .refusals import ForecastError, checked, checked_images, checked_maps, checked_tensor, warnings_of
 
 
 def forecast(
@@ -38,7 +38,7 @@ def forecast(
         diffusion, the tissue gives its mean
     weights: what was trained for the plan's tissues (safetensors): a growth network, which corrects the equation's rates, or
         a whole twin, which brings its own numbers; a file, or the name of shipped weights; None: the equation alone
-    images: what a growth network was trained with beside the labels, by name in the order of training, shape of labels
+    images: what the weights were trained with beside the labels, in any unit, by name in the order of training, shape of labels
     device: "auto" (CUDA where there is one), "cpu" or "cuda"
     probabilities: also return the tumor's probability
     progress: called with a fraction in 0..1 and a text; cancelled: polled every step
@@ -217,7 +217,7 @@ def ensemble(labels, spacing_mm, twin, plan: Plan | None = None, *, maps=None, m
 
 
 def _twin(weights, images, plan, labels, maps, tensor, warnings):
-    """The trained twin of a weights file that holds one, None where it holds a growth network."""
+    """(the trained twin, its images (I, *S) or None) of a weights file that holds one, None where it holds a growth network."""
     from .learning import forecasting
 
     path = shipped.path_of(weights)
@@ -228,22 +228,21 @@ def _twin(weights, images, plan, labels, maps, tensor, warnings):
         forecasting.check_tissues(found, labels, plan)
     except ValueError as error:
         raise ForecastError(str(error)) from None
-    if images:
-        raise ForecastError("images were given, but these weights use none")
+    pictures = _pictures(images, found.twin.config.images, labels.shape)
     if tensor is not None:
         warnings.append("the diffusion tensor was not used: the trained twin has its own numbers")
     for treatment in plan.treatments:
         if getattr(treatment, "dose_map", None) is not None or (getattr(treatment, "region", None) and not isinstance(treatment, Surgery)):
             warnings.append("the trained twin sees one dose for the whole tumor: a map counts with its mean there")
             break
-    return found
+    return found, pictures
 
 
 def _network(weights, images, plan, shape):
     """The growth network and its images (1, I, *S), or None."""
     if weights is None:
         if images:
-            raise ForecastError("images were given without weights; only a growth network uses them")
+            raise ForecastError("images were given without weights, and only weights use them")
         return None
     import torch
 
@@ -253,13 +252,16 @@ def _network(weights, images, plan, shape):
         network = load_growth(shipped.path_of(weights), plan.anatomy.names, len(shape))
     except ValueError as error:
         raise ForecastError(str(error)) from None
-    given = {name: np.asarray(image, np.float32) for name, image in (images or {}).items()}
-    if len(given) != network.config.images:
-        raise ForecastError(f"the weights need {network.config.images} image(s), {len(given)} were given")
-    for name, image in given.items():
-        if image.shape != shape or not np.isfinite(image).all():
-            raise ForecastError(f"the image '{name}' must be finite and have the shape {shape}, not {image.shape}")
-    return network, torch.from_numpy(np.stack(list(given.values()))[None]) if given else None
+    pictures = _pictures(images, network.config.images, shape)
+    return network, None if pictures is None else torch.from_numpy(pictures[None])
+
+
+def _pictures(images, wanted: int, shape):
+    """The images that weights need, (I, *S) scaled as in their training, or None; raises ForecastError."""
+    from .learning.cases import scaled
+
+    given = checked_images(images, wanted, shape)
+    return np.stack([scaled(image) for image in given]) if given else None
 
 
 def _device(device: str, torch) -> str:

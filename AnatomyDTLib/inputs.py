@@ -148,6 +148,26 @@ def matched(plan: Plan, labelled: Labelled) -> dict[int, int]:
     return index
 
 
+def read_images(files, labelled: Labelled) -> dict:
+    """File as given -> array, of images on the voxels of the segmentation, in the order given; raises PlanError or VolumeError."""
+    import numpy as np
+
+    from . import volumes
+
+    found = {}
+    for file in files:
+        image = volumes.read(file)
+        volumes.same_geometry(image, labelled.volume)
+        if len(image.layers) > 1:
+            raise PlanError(f"{image.path.name} is a segmentation whose segments overlap; give an image")
+        if not np.isfinite(image.array).all():
+            raise PlanError(f"the image {image.path.name} holds values that are not numbers (NaN or infinite)")
+        if str(file) in found:
+            raise PlanError(f"the image {file} was given twice; give each image that the weights were trained with once")
+        found[str(file)] = image.array
+    return found
+
+
 def read_maps(plan: Plan, labelled: Labelled, folder: Path):
     """(name -> array, files read) of the maps that the treatments name: segments of the input, or files beside the plan."""
     import numpy as np

@@ -115,6 +115,28 @@ def checked_tensor(tensor, shape):
     return tensor
 
 
+def checked_images(images, wanted: int, shape) -> list[np.ndarray]:
+    """The images that weights need, float32, in the order of training; raises ForecastError. images: by name, or None"""
+    given = dict(images or {})
+    if given and not wanted:
+        raise ForecastError("images were given, but these weights use none")
+    if len(given) != wanted:
+        raise ForecastError(f"the weights need {wanted} image(s) beside the segmentation, in the order of their training, and {len(given)} were given")
+    found = []
+    for name, image in given.items():
+        values = np.asarray(image)
+        if values.dtype.kind not in "iubf":
+            raise ForecastError(f"the image '{name}' must hold real numbers, not {values.dtype}")
+        if values.shape != shape:
+            raise ForecastError(f"the image '{name}' has the shape {values.shape}, the label map {shape}; resample it to the same geometry")
+        with np.errstate(over="ignore"):      # what float32 cannot hold becomes infinite
+            values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ForecastError(f"the image '{name}' holds NaN or infinite values")
+        found.append(values)
+    return found
+
+
 def warnings_of(labels, plan) -> list[str]:
     """What the user should know of an input that is forecast all the same."""
     warnings = []

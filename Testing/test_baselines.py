@@ -91,7 +91,7 @@ def test_treatment_days_and_images_change_the_prediction(method):
     for changes in (
         {"treatments": ()}, {"treatments": TREATED[:1]}, {"treatments": TREATED[1:]}, {"days": (0.0, 60.0)},
         {"treatments": (Radiotherapy(20.0, 5), *TREATED[1:])},      # the same dose, later
-        *([{"images": seen.images + 1}] if method in NETWORKS else []),
+        *([{"images": seen.images[..., ::-1]}] if method in NETWORKS else []),
     ):
         assert float((predicted(**changes) - before).abs().max()) > 1e-5, changes
 
@@ -156,6 +156,23 @@ def test_a_mechanistic_baseline_keeps_what_no_tumor_reaches_and_beats_persistenc
     train(net, data, np.arange(8), np.arange(8), TrainConfig(steps=5))
     with torch.no_grad():
         assert sum(mean_dice(net(batch), batch)) > before + 0.24         # 3 points of DSC a case
+
+
+@pytest.mark.parametrize("method", MECHANISTIC)
+def test_an_operation_on_the_day_of_a_visit_is_done_once(method):
+    data = dataset((16, 16))
+    net = baselines.build(method, data)
+    labels, operated = data.cases[0].labels, (Surgery(20.0, extent=0.5),)
+
+    def predicted(*days):
+        case = dataclasses.replace(data.cases[0], days=days, labels=labels[: len(days)], treatments=operated)
+        with torch.no_grad():
+            return net(collate(dataclasses.replace(data, cases=(case,)), [0]))
+
+    through, stopped = predicted(0.0, 40.0), predicted(0.0, 20.0, 40.0)
+    assert torch.allclose(stopped[:, -1], through[:, -1], atol=1e-6)
+    # what is seen on that day has been operated on
+    assert float(stopped[0, 0, 4].sum()) > 1
 
 
 def test_stretches_of_time_add_up_to_what_lies_between_two_visits():

@@ -85,6 +85,25 @@ def test_untrained_network_is_the_mechanistic_model_and_a_trained_one_is_not(tmp
     assert np.abs(plain.tumor_probability.astype(float) - some.tumor_probability).max() > 1e-2
 
 
+def test_an_image_of_any_unit_changes_a_forecast(tmp_path):
+    labels, plan = case()
+    torch.manual_seed(0)
+    network = GrowthNetwork(GrowthConfig(NAMES, images=1, limit_per_day=0.3))
+    for layer in (network.inputs, network.hidden, network.outputs):
+        torch.nn.init.normal_(layer.weight, std=1.0)
+    save_growth(network, tmp_path / "w.safetensors")
+    image = np.where(np.indices(labels.shape)[0] < 10, 800.0, 500.0)
+
+    def probability(image):
+        found = forecast(labels, (1.0,) * 3, plan, device="cpu", probabilities=True, weights=tmp_path / "w.safetensors", images={"ct": image})
+        return found.tumor_probability[-1].astype(float)
+
+    assert np.allclose(probability(50 * image), probability(image), atol=2e-3)
+    assert np.abs(probability(image[::-1]) - probability(image)).max() > 1e-2
+    with pytest.raises(ForecastError, match="need 1 image"):
+        forecast(labels, (1.0,) * 3, plan, weights=tmp_path / "w.safetensors")
+
+
 def test_wrong_weights_are_refused_in_one_sentence(tmp_path):
     labels, plan = case()
     (tmp_path / "junk.safetensors").write_bytes(b"not weights at all")

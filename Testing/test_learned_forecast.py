@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import command_user
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_dilation
 
 from AnatomyDTLib import engine, shipped
+from AnatomyDTLib.learning import forecasting
+from AnatomyDTLib.learning.cases import Case, Dataset, scaled
 from AnatomyDTLib.learning.gliomas import anatomy as trained_anatomy
+from AnatomyDTLib.learning.training import TrainConfig, train
 from AnatomyDTLib.learning.twin import AnatomyTwin, TwinConfig
 from AnatomyDTLib.learning.weights import write_tensors
 from AnatomyDTLib.plan import Anatomy, Chemotherapy, Plan, Radiotherapy, Surgery
@@ -108,6 +113,100 @@ def test_refusals(weights, tmp_path):
     for path, words in ((damaged, "damaged|trained for"), (tmp_path / "none.safetensors", "does not exist")):
         with pytest.raises(engine.ForecastError, match=words):
             engine.forecast(labels, SPACING, Plan(anatomy, (), (10.0,)), weights=str(path))
+
+
+# ---- with images
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory):
+    """(folder with patient.nii.gz, a.nii.gz, b.nii.gz and the weights of a twin that was trained with images like a and b, their arrays)."""
+    folder = tmp_path_factory.mktemp("pictured")
+    drawn = command_user.head()
+    anatomy = Anatomy(tuple(tissue(n, r) for n, r in (
+        ("Background", "background"), ("White matter", "white"), ("Grey matter", "grey"), ("Ventricles", "ventricle"), ("Tumor", "tumor"),
+    )))
+    labels = np.array([0, 1, 2, 0, 3, 4], np.uint8)[drawn]
+    later = np.where(binary_dilation(labels == 4) & (labels == 1), 4, labels).astype(np.uint8)
+    random = np.random.default_rng(0)
+    images = [(100 * (3 - labels) + random.normal(500, 30, labels.shape)).astype(np.float32), random.normal(-20, 400, labels.shape).astype(np.float32)]
+    cases = tuple(Case(name, name, (0.0, 30.0), np.stack((labels, later)), images=np.stack(images)) for name in "abc")
+    dataset = Dataset("pictured", anatomy, (1.0, 1.0, 1.0), cases)
+    twin = AnatomyTwin.of(dataset, hidden=8)
+    for layer in (twin.growth.inputs, twin.growth.hidden, twin.growth.outputs):
+        torch.nn.init.normal_(layer.weight, std=0.5)             # so that the images count for something
+    train(twin, dataset, np.array([0, 1]), np.array([2]), TrainConfig(steps=2, batch_size=2))
+    write_tensors(folder / "twin.safetensors", twin.state_dict(), twin.metadata())
+    command_user.saved(folder / "patient.nii.gz", drawn, spacing=(1.0, 1.0, 1.0))
+    for name, image in zip("ab", images):
+        command_user.saved(folder / f"{name}.nii.gz", image, spacing=(1.0, 1.0, 1.0))
+    return folder, labels, Plan(anatomy, (), (30.0,)), dict(zip("ab", images))
+
+
+def test_a_twin_that_was_trained_with_images_forecasts_with_them(pictured):
+    folder, labels, plan, images = pictured
+
+    def probability(**given):
+        found = engine.forecast(labels, SPACING, plan, weights=folder / "twin.safetensors", images=given, probabilities=True, device="cpu")
+        return found.tumor_probability[-1].astype(np.float32)
+
+    before = probability(**images)
+    for same in ({"a": 40 * images["a"], "b": images["b"]}, {"x": images["a"], "y": images["b"].astype(np.float64)}):
+        assert np.allclose(probability(**same), before, atol=2e-3)             # in any unit, under any name
+    for other in ({"b": images["b"], "a": images["a"]}, {**images, "a": images["a"][::-1]}, {**images, "b": images["b"][:, ::-1]}):
+        assert np.abs(probability(**other) - before).max() > 1e-2
+
+
+def test_images_are_cut_and_brought_to_the_twins_voxels_as_the_labels(tmp_path, monkeypatch):
+    twin = AnatomyTwin(trained_anatomy(), TwinConfig(trained_anatomy().names, 3, images=1, width_mm=4.0, hidden=8))
+    write_tensors(tmp_path / "twin.safetensors", twin.state_dict(), twin.metadata())
+    monkeypatch.setattr(forecasting, "AROUND_MM", 4.0)
+    (labels, anatomy), seen = head(), []
+    plan = Plan(anatomy, (), (10.0,))
+    monkeypatch.setattr(AnatomyTwin, "rollout", lambda self, batch, told: seen.append(batch) or ())
+    learned = forecasting.learned(tmp_path / "twin.safetensors", plan, 3)
+    list(forecasting.forecast(learned, scaled(labels == 1)[None], labels, SPACING, plan, {}))
+    present = seen[0].states[:, 0, twin.sides.tumors[0]]
+    assert present.shape[1:] < tuple(n // 2 for n in SHAPE) and 0 < float(present.mean()) < 1
+    assert torch.allclose(seen[0].images[:, 0], present)
+
+
+@pytest.mark.parametrize("images, words", [
+    (None, r"need 2 image\(s\) beside the segmentation.* 0 were given"), ({"a": 0}, "1 were given"), ({"a": 0, "b": 0, "c": 0}, "3 were given"),
+    ({"a": 0, "b": slice(1, None)}, "the image 'b' has the shape"), ({"a": np.nan, "b": 0}, "the image 'a' holds NaN"),
+    ({"a": 1j, "b": 0}, "the image 'a' must hold real numbers"),
+])
+def test_images_that_do_not_fit_are_refused(pictured, images, words):
+    folder, labels, plan, known = pictured
+    if images is not None:
+        images = {n: known["a"][v] if isinstance(v, slice) else known["a"] + v for n, v in images.items()}
+    with pytest.raises(engine.ForecastError, match=words):
+        engine.forecast(labels, SPACING, plan, weights=folder / "twin.safetensors", images=images)
+    with pytest.raises(engine.ForecastError, match="without weights"):
+        engine.forecast(labels, SPACING, plan, images=known)
+
+
+def test_images_on_the_command_line(pictured, tmp_path):
+    folder, labels, plan, images = pictured
+    weights, a, b = folder / "twin.safetensors", folder / "a.nii.gz", folder / "b.nii.gz"
+    arguments = ("forecast", folder / "patient.nii.gz", "--days", 30, "--device", "cpu", "--out", tmp_path / "out")
+    command_user.run(*arguments, "--weights", weights, "--image", a, "--image", b)
+    expected = engine.forecast(labels, SPACING, plan, weights=weights, images=images, device="cpu")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["volume_ml"]["Tumor"] == pytest.approx(expected.volume_ml[:, 4], abs=1e-3)
+    turned = engine.forecast(labels, SPACING, plan, weights=weights, images=dict(reversed(images.items())), device="cpu")
+    assert turned.volume_ml[1, 4] != pytest.approx(expected.volume_ml[1, 4], abs=2e-3)        # the order is that of the options
+    assert {str(a), str(b)} < set(record["inputs"])
+    command_user.saved(tmp_path / "other.nii.gz", images["a"][:, 1:], spacing=(1.0, 1.0, 1.0))
+    command_user.saved(tmp_path / "nan.nii.gz", np.where(labels == 4, np.nan, images["a"]), spacing=(1.0, 1.0, 1.0))
+    for given, word in (
+        (("--weights", weights), "need 2 image"), (("--weights", weights, "--image", a), "1 were given"),
+        (("--weights", weights, "--image", a, "--image", a), "twice"), (("--image", a), "without weights"),
+        (("--weights", weights, "--image", a, "--image", tmp_path / "other.nii.gz"), "geometry"),
+        (("--weights", weights, "--image", a, "--image", tmp_path / "nan.nii.gz"), "nan.nii.gz holds values that are not numbers"),
+        (("--weights", weights, "--image", a, "--image", tmp_path / "lost.nii.gz"), "no file"),
+    ):
+        assert word in command_user.run(*arguments, *given, code=2).stderr, given
 
 
 def test_the_shipped_weights_are_small_and_forecast():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from AnatomyDTLib.learning.cases import Case, DataError, Dataset, check
+from AnatomyDTLib.learning.cases import Case, DataError, Dataset, check, scaled
 from AnatomyDTLib.plan import Anatomy, Chemotherapy, Radiotherapy, Surgery, Tissue
 
 ANATOMY = Anatomy((Tissue("Background", "background"), Tissue("Brain", "organ"), Tissue("Tumor", "tumor")))
@@ -93,6 +93,23 @@ def test_bad_cases_are_one_sentence(bad, sentence):
     with pytest.raises(DataError, match=sentence) as refusal:
         check(dataset(case("a"), bad))
     assert "\n" not in str(refusal.value)
+
+
+def test_images_of_any_unit_are_scaled_alike():
+    image = np.zeros((11, 11), np.float32)
+    image.flat[1:102] = 100.0 + np.arange(101)                   # a ramp in surroundings of 0: 101 is its percentile 1, 199 its 99
+    expected = (image - 101.0) / 98.0
+    expected[image == 0] = -1.0
+    assert scaled(image).dtype == np.float32 and np.allclose(scaled(image), expected, atol=1e-6)
+    assert np.allclose(scaled(-image), 1 - expected, atol=1e-6)
+    for same in (8.0 * image, 1e-6 * image, image.astype(np.int16)):
+        assert np.allclose(scaled(same), scaled(image), atol=1e-4)
+    image[5, 5] = 1e6                                            # a spike is cut and moves nothing else by much
+    assert scaled(image)[5, 5] == 2.0 and np.allclose(scaled(image)[image < 1e6], expected[image < 1e6], atol=0.02)
+    mask = image > 150
+    assert np.array_equal(scaled(5 * mask), mask)
+    for constant in (0.0, 800.0, -3.0):
+        assert not scaled(np.full((4, 5), constant)).any()
 
 
 def test_bad_datasets_are_one_sentence():

@@ -65,6 +65,22 @@ def test_overlap_by_hand():
     assert float(losses.overlap_loss(torch.eye(3).reshape(1, 3, 3, 1))) == 0.0
 
 
+def test_the_topology_loss_by_hand():
+    q = torch.zeros(2, 3, 9, 21)
+    q[:, 1, 4, 2:18] = 1                                 # a line of 16 voxels, and no voxel of class 2
+    q[:, 0] = 1 - q[:, 1]
+    p = q.clone()
+    p[0, 1, 4, 14:18], p[0, 0, 4, 14:18] = 0.0, 1.0      # 12 of them in the first case, the second as it is
+    p[0, 0, 8, :2], p[0, 2, 8, :2] = 0.5, 0.5            # and two voxels that two classes share
+    lost, shared = 1 - 2 * 0.75 / 1.75, 2 / (3 * 2) * 2 * 0.25 / (9 * 21)
+    for trees, cl_dice, overlap, expected in (
+        ((1,), 0.2, 0.0, 0.2 * lost), ((1, 2), 0.2, 0.0, 0.2 * lost / 2), ((1,), 0.2, 0.1, 0.2 * lost + 0.1 * shared),
+        ((), 0.2, 0.1, 0.1 * shared), ((1,), 0.0, 0.1, 0.1 * shared),
+    ):
+        first, second = losses.anatomy_topology_loss(p, q, trees, cl_dice, overlap).tolist()
+        assert first == pytest.approx(expected, abs=1e-5) and second == pytest.approx(0, abs=1e-5)
+
+
 def test_total_variation_by_hand():
     field = torch.tensor([[0.0, 1.0, 1.0], [0.0, 3.0, 1.0]]).reshape(1, 1, 2, 3)
     # |Δ| along y: 2 (at 2 mm: 1); along x: 1 + 0 + 3 + 2 = 6; six voxels

@@ -18,6 +18,7 @@ from AnatomyDTLib import cli
 from AnatomyDTLib.learning import batches, checkpoints, training, weights
 from AnatomyDTLib.learning import twin as twins
 from AnatomyDTLib.learning.batches import collate
+from AnatomyDTLib.learning.cases import scaled
 from AnatomyDTLib.learning.forecasting import load_twin
 from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
 from AnatomyDTLib.learning.training import TrainConfig, TrainingError
@@ -87,6 +88,17 @@ def test_the_grid_holds_every_treatment_once_and_ends_steps_at_visits(dataset):
     with pytest.raises(batches.DataError, match="treatment with a map"):
         bad = dataclasses.replace(case, treatments=(Radiotherapy(3.0, 3, 2.0, region="somewhere"),))
         collate(dataclasses.replace(dataset, cases=(bad,)), [0])
+
+
+def test_a_batch_holds_images_scaled(dataset):
+    image = 1000 * np.random.default_rng(0).random((2, 24, 24), np.float32) - 200        # as of a CT
+    cases = tuple(dataclasses.replace(case, images=(i + 1) * image) for i, case in enumerate(dataset.cases[:2]))
+    images = collate(dataclasses.replace(dataset, cases=cases), [0, 1]).images
+    assert images.shape == (2, 2, 24, 24) and images.dtype == torch.float32
+    for channel in range(2):
+        expected = torch.from_numpy(scaled(image[channel]))
+        assert -1 <= float(expected.min()) < 0.1 and 0.9 < float(expected.max()) <= 2
+        assert all(torch.allclose(images[i, channel], expected, atol=1e-3) for i in range(2))
 
 
 def test_turning_a_batch_turns_all_of_it(dataset):
@@ -206,6 +218,33 @@ def test_resuming_is_for_the_same_run_which_may_be_longer(dataset, tmp_path):
     ):
         with pytest.raises(TrainingError, match=words):
             training.train(model, data, cases, VALID, longer, tmp_path, resume=True)
+
+
+class Paced(nn.Module):
+    """Parameters of no, one and two axes, some of which learn faster."""
+
+    rates = {"fast.": 10.0}
+
+    def __init__(self):
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(2.0))
+        self.slow, self.fast = nn.Linear(3, 2), nn.Linear(3, 2)
+
+
+def test_decay_takes_from_matrices_alone():
+    model = Paced()
+    names = {id(value): name for name, value in model.named_parameters()}
+    groups = training._groups(model, 0.1)
+    found = {(g["weight_decay"], g["factor"]): sorted(names[id(p)] for p in g["params"]) for g in groups}
+    assert found == {
+        (0.0, 1.0): ["number", "slow.bias"], (0.1, 1.0): ["slow.weight"], (0.0, 10.0): ["fast.bias"], (0.1, 10.0): ["fast.weight"],
+    }
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for value in model.parameters():
+        value.grad = torch.zeros_like(value)
+    torch.optim.AdamW(groups, lr=0.5).step()
+    for name, value in model.named_parameters():        # without a gradient decay is all that acts: θ (1 − rate λ_reg)
+        assert torch.allclose(value, before[name] * (1 - 0.5 * 0.1 if "weight" in name else 1.0))
 
 
 def test_early_stop_time_limit_and_schedule(dataset):

@@ -233,6 +233,17 @@ def test_an_operation_leaves_a_cavity_and_what_is_spared():
         AnatomyTwin.of(other)(collate(other, [0]))
 
 
+@pytest.mark.parametrize("day, counted", [(0.0, 0), (15.0, 0), (30.0, 0), (45.0, 1), (60.0, 1)])
+def test_no_size_that_an_operation_left_is_fitted(day, counted, monkeypatch):
+    """Counted are the later visits before the day; the first visit is seen before an operation on its day."""
+    dataset = one_case((0.0, 30.0, 60.0), (Surgery(day),))
+    fitted = []
+    model = AnatomyTwin.of(dataset)
+    monkeypatch.setattr(model.law, "fit", lambda grid, radii: fitted.append(radii))
+    model.prepare(dataset, [0], 15.0)
+    assert [torch.isfinite(radii).sum(0).tolist() for radii in fitted] == [[1 + counted]] * (counted > 0)
+
+
 def test_only_the_first_visit_is_read_and_a_batch_is_its_cases():
     """Cases of different days, visits and treatments side by side are what each is alone."""
     several = joined(

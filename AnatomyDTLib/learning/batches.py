@@ -18,7 +18,7 @@ import torch
 from scipy import ndimage
 
 from ..plan import Anatomy, Chemotherapy, Radiotherapy, Surgery
-from .cases import Case, DataError, Dataset
+from .cases import Case, DataError, Dataset, scaled
 
 LONGEST_STEP_DAYS = 15.0
 # A course that pauses for longer than this, days, is taken for two.
@@ -35,6 +35,7 @@ TOTALS = 4
 GRAY_UNIT, DAY_UNIT = 60.0, 100.0
 
 _distances: weakref.WeakKeyDictionary[Case, torch.Tensor] = weakref.WeakKeyDictionary()
+_images: weakref.WeakKeyDictionary[Case, torch.Tensor] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Batch:
     distances: (B, K, *S) signed distance to the border of each class at visit 0, mm, positive inside, between voxel
         centres less half a voxel, cut at `reach_mm` (a class that is not there has the cut everywhere); of a tumor, on the
         way through tissue that it may take
-    images: (B, I, *S) or None
+    images: (B, I, *S) as `cases.scaled` makes them, or None
     regions: masks (*S) that operations name; None where no operation names one
     names: of the cases
     """
@@ -158,7 +159,7 @@ def collate(dataset: Dataset, indices, device="cpu", longest_step_days: float = 
     states = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), K).movedim(-1, 2)
     days = [[*c.days, *[c.days[-1]] * (visits - len(c.days))] for c in cases]
     present = [[v < len(c.days) for v in range(visits)] for c in cases]
-    images = None if cases[0].images is None else torch.from_numpy(np.stack([c.images for c in cases])).to(device)
+    images = None if cases[0].images is None else torch.stack([_images_of(c) for c in cases]).to(device, torch.float32)
     return Batch(
         anatomy=dataset.anatomy, spacing_mm=tuple(dataset.spacing_mm), names=tuple(c.name for c in cases),
         states=states.to(device, torch.float32), days=torch.tensor(days, dtype=torch.float32, device=device),
@@ -235,6 +236,13 @@ def _distances_of(case: Case, anatomy: Anatomy, spacing_mm) -> torch.Tensor:
 def side_by_side(dataset: Dataset) -> int:
     """How many cases are held together where nothing else is asked for."""
     return max(1, min(MOST_CASES, MOST_VOXELS // math.prod(dataset.shape)))
+
+
+def _images_of(case: Case) -> torch.Tensor:
+    """Scaled once; float16 is exact to 1/1024."""
+    if case not in _images:
+        _images[case] = torch.from_numpy(np.stack([scaled(image) for image in case.images]).astype(np.float16))
+    return _images[case]
 
 
 # ---- the grid

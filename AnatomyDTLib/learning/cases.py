@@ -15,6 +15,9 @@ import numpy as np
 from ..plan import TREATMENTS, Anatomy, kind_of
 
 VALIDATION_PART = 0.125    # of the patients that are not in the test part of a fold
+# Percentiles of an image that become 0 and 1, and where what lies beyond them is cut: a bright rim may be the last percent.
+DARK, BRIGHT = 1.0, 99.0
+LEAST, MOST = -1.0, 2.0
 
 
 class DataError(ValueError):
@@ -29,7 +32,7 @@ class Case:
     days: (V,) ascending, V >= 2, the first is 0
     labels: (V, *S) uint8 indices into the dataset's anatomy; S = (Y, X) or (Z, Y, X)
     treatments: plan.Surgery, Radiotherapy, Chemotherapy on the same axis of days, none after the last visit
-    images: (I, *S) float32 of the first visit
+    images: (I, *S) float32 of the first visit, in any unit: a batch holds them `scaled`
     truth: (V, *S) uint8 labels without measurement noise, where a generator knows them
     """
 
@@ -102,6 +105,22 @@ class Dataset:
             held = max(1, round(VALIDATION_PART * len(rest)))
             splits.append(tuple(np.flatnonzero(np.isin(of_case, which)) for which in (rest[held:], rest[:held], test)))
         return splits
+
+
+def scaled(image) -> np.ndarray:
+    """(x − a) / (b − a), cut at LEAST and MOST, float32 (*S): an image, in any unit, as every network sees it.
+
+    a, b: percentiles DARK and BRIGHT of the voxels that are not 0, which are taken for the surroundings; where those voxels
+    are all alike, as in a mask, the least and the largest value. 0 everywhere for a constant image.
+    """
+    image = np.asarray(image, np.float32)
+    seen = image[image != 0]
+    low, high = (float(v) for v in np.percentile(seen, (DARK, BRIGHT))) if seen.size else (0.0, 0.0)
+    if not low < high:
+        low, high = float(image.min()), float(image.max())
+    if not low < high:
+        return np.zeros_like(image)
+    return np.clip((image - low) / (high - low), LEAST, MOST)
 
 
 def check(dataset: Dataset) -> Dataset:

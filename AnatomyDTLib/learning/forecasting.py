@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from ..plan import Anatomy, Plan, Radiotherapy, Surgery
+from ..plan import Anatomy, Plan, Radiotherapy
 from . import twin as twins
 from .batches import Batch, grid_of, signed_distances, ways_of_tumors
 from .cases import Case
@@ -49,7 +49,7 @@ def learned(path, plan: Plan, axes: int) -> Learned:
     """Reads a trained twin for a plan. Tissues are matched by name, else by a role that only one of them has on either side.
 
     A falx, or another barrier that the twin does not know, is to it what it knows as background: nothing moves it or passes it.
-    Raises ValueError with one sentence: no such file, trained for other tissues, roles or axes, in need of images.
+    Raises ValueError with one sentence: no such file, trained for other tissues, roles or axes.
     """
     try:
         header = header_of(path)
@@ -59,10 +59,7 @@ def learned(path, plan: Plan, axes: int) -> Learned:
         if isinstance(error, TrainingError):
             raise
         raise TrainingError(f"the weights file {path} is damaged: its header cannot be read") from None
-    found = Learned(load_twin(path, anatomy, axes), _index(plan.anatomy, names, roles))
-    if found.twin.config.images:
-        raise TrainingError(f"the weights need {found.twin.config.images} image(s) beside the segmentation, which a forecast does not give them")
-    return found
+    return Learned(load_twin(path, anatomy, axes), _index(plan.anatomy, names, roles))
 
 
 def load_twin(path, anatomy: Anatomy, axes: int) -> AnatomyTwin:
@@ -125,11 +122,12 @@ def trained_anatomy(names, roles) -> Anatomy:
 
 
 def forecast(
-    learned: Learned, labels: np.ndarray, spacing_mm, plan: Plan, maps: Mapping[str, np.ndarray], device: str = "cpu",
-    told: Callable[[float], None] | None = None,
+    learned: Learned, images: np.ndarray | None, labels: np.ndarray, spacing_mm, plan: Plan, maps: Mapping[str, np.ndarray],
+    device: str = "cpu", told: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (labels (*S), tumor probability (*S) float32) on every reported day, the first of them the input.
 
+    images: (I, *S) that the twin was trained with, `cases.scaled`, or None
     labels: in the plan's numbering, and so are those that come back. A voxel changes its label where the twin's own
     decoding of it changes: what is thinner than the twin's voxels stays as it was drawn. A dose map counts with its mean
     over the tumor.
@@ -149,11 +147,12 @@ def forecast(
     drawn_coarse = distances.argmax(0).numpy()
     distances = torch.from_numpy(ways_of_tumors(distances.numpy(), drawn_coarse, twin.anatomy, coarse_mm))
     present = torch.stack([_pooled((inside == k)[None].astype(np.float32), factor)[0] for k in range(len(twin.anatomy))])
+    pictures = None if images is None else _pooled(images[(slice(None), *box)], factor).unsqueeze(0).to(device)
     regions = {name: _pooled((np.asarray(m)[box] != 0)[None].astype(np.float32), factor)[0].numpy() >= 0.5 for name, m in maps.items()}
     batch = Batch(
         anatomy=twin.anatomy, spacing_mm=coarse_mm, names=("patient",), states=present[None, None].to(device),
         days=torch.tensor([days], dtype=torch.float32), present=torch.ones(1, len(days), dtype=torch.bool),
-        distances=distances.unsqueeze(0).to(device), grid=grid, regions=regions,
+        distances=distances.unsqueeze(0).to(device), grid=grid, images=pictures, regions=regions,
     )
     probability = tumor.astype(np.float32)
     yield labels.copy(), probability.copy()
@@ -184,8 +183,6 @@ def _without_maps(plan: Plan, maps, tumor):
             if treatment.region is not None:
                 dose *= float((np.asarray(maps[treatment.region])[tumor] != 0).mean())
             treatment = replace(treatment, dose_gy=dose, dose_map=None, region=None)
-        elif not isinstance(treatment, Surgery) and getattr(treatment, "region", None) is not None:
-            treatment = replace(treatment, region=None)
         made.append(treatment)
     return tuple(made)
 

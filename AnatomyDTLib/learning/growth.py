@@ -73,7 +73,7 @@ class GrowthNetwork(nn.Module):
     def forward(self, p, exposure, images=None, *, spacing_mm=None, context=None, numbers=None) -> torch.Tensor:
         """Rates g (B, K, *S), 1/day; with `extra` outputs (rates, extra (B, extra, *S)).
 
-        p: (B, K, *S); exposure: (B, E); images: (B, I, *S), scaled to about 0..1; spacing_mm: None for voxels of 1 mm
+        p: (B, K, *S); exposure: (B, E); images: (B, I, *S), `cases.scaled`; spacing_mm: None for voxels of 1 mm
         context: (B, context, *S); numbers: (B, numbers)
         """
         config = self.config

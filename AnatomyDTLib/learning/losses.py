@@ -20,7 +20,7 @@ EROSIONS = 5
 
 @dataclass(frozen=True)
 class LossWeights:
-    """cl_dice: λ_topo λ1; overlap: λ_topo λ2; cross_entropy: of −Σ_k q_k log p_k, beside the paper's terms; tv: λ_tv, days"""
+    """cl_dice: λ_topo λ1; overlap: λ_topo λ2; cross_entropy: of −Σ_k q_k log p_k, beside the paper's terms; tv: λ_tv, day · mm"""
 
     dice: float = 1.0
     cross_entropy: float = 1.0

@@ -38,7 +38,7 @@ from ..physics import screened
 from ..physics.equation import CrossDiffusion, Stepper
 from ..plan import Anatomy, Surgery
 from . import displacement, operation
-from .batches import Batch, grid_of
+from .batches import DAY_TOLERANCE, Batch, grid_of
 from .burden import Bounded, Burden, BurdenLaw
 from .displacement import LEAST
 from .growth import GrowthConfig, GrowthNetwork, exposures
@@ -176,7 +176,8 @@ class AnatomyTwin(nn.Module):
         for column, case in enumerate(cases):
             operations = [t.day for t in case.treatments if isinstance(t, Surgery)]
             for row, day in enumerate(case.days):
-                if not any(operation < day for operation in operations):
+                # as in `rollout`: an operation comes before the visit of its day, but after the first
+                if row == 0 or not any(operation <= day + DAY_TOLERANCE for operation in operations):
                     size = torch.tensor(float(np.isin(case.labels[row], self.sides.tumors).sum()))
                     radii[row, column] = self._radius_mm(size, dataset.spacing_mm)
         # a case that is operated on at once has no size to fit
@@ -228,14 +229,19 @@ class AnatomyTwin(nn.Module):
     # ---- one step
 
     def _step(self, state: State, now: _Now) -> tuple[State, torch.Tensor]:
-        """One step: (state, TV of the growth map)."""
-        config = self.config
+        """One step: (state, TV of the growth map). Under autocast only the growth network is in half precision."""
         speed = push = None
         first = state
         variation = state.u.new_zeros(())
         if self.growth is not None:
             state, speed, push, variation = self._corrected(state, now)
-        pressure = None
+        with torch.autocast(state.u.device.type, enabled=False):
+            grown = self._crept(self._grown(state, now, speed, push), now)
+        return grown.with_still_of(first), variation
+
+    def _grown(self, state, now, speed, push):
+        """The state after the tumor's growth and what that displaces; speed, push: of the network, (B, *S), or None."""
+        config, pressure = self.config, None
         if config.diffusion:
             within, beyond = now.ways(state.u)
             way = beyond * self._speeds(state, now, speed)
@@ -254,9 +260,7 @@ class AnatomyTwin(nn.Module):
                 pressure = self._pressure(state, rate / self.slope, now, push)
         else:
             grown = state
-        if pressure is not None:
-            grown = displacement.moved(grown, pressure, now.spacing_mm)
-        return self._crept(grown, now).with_still_of(first), variation
+        return grown if pressure is None else displacement.moved(grown, pressure, now.spacing_mm)
 
     def _corrected(self, state, now):
         """The growth network: the state after its residual rates, its two further outputs, and the TV of its rates."""

@@ -61,6 +61,8 @@ class Flow(nn.Module):
         for visit in range(1, batch.states.shape[1]):
             condition = condition_of(batch, 0, visit)
             out = self.head(self.backbone(torch.cat((seen, everywhere(condition, seen)), 1)), condition)
+            # under autocast too the places of voxels are in single precision
+            out = out.to(p.dtype)
             velocity = out[:, :self.axes]
             for _ in range(self.smooth):
                 velocity = blurred(velocity)

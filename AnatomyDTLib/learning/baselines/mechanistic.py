@@ -73,19 +73,20 @@ class Mechanistic(nn.Module):
         under = self._nearest(batch)
         # a drift needs borders between tissues that have a slope
         lying = torch.softmax(batch.distances[:, self.hosts] / INTERFACE_MM, 1) if self.crossing else under
-        p = self._begun(batch, lying)
-        D = torch.einsum("bh...,h->b...", under, F.softplus(self.diffusivity))
-        rho = torch.einsum("bh...,h->b...", under, F.softplus(self.rho))
+        p = self._resected(self._begun(batch, lying), batch, 0)
+        # no network, so that nothing is in half precision under autocast
+        with torch.autocast(p.device.type, enabled=False):
+            D = torch.einsum("bh...,h->b...", under, F.softplus(self.diffusivity))
+            rho = torch.einsum("bh...,h->b...", under, F.softplus(self.rho))
         visits, found = set(grid.visits), []
         for step in range(len(grid)):
-            p = self._resected(p, batch, step)
             p = self._killed(p, lying, grid, step)
             inputs = (p, lying, D, rho, batch.spacing_mm, grid.dt[step])
             one = self._crossed if self.crossing else self._grown
             # the graph of a single step on 96² voxels takes 100 MB a case
             p = checkpoint(one, *inputs, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else one(*inputs)
+            p = self._resected(p, batch, step + 1)
             if step + 1 in visits:
-                p = self._resected(p, batch, step + 1)
                 found.append(self._seen(p, under))
         return torch.stack(found, 1)
 
