@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from AnatomyDTLib import volumes
-from AnatomyDTLib.learning import folders, known_collections
+from AnatomyDTLib.learning import gridding, known_collections
 from AnatomyDTLib.learning.cases import DataError
 from AnatomyDTLib.learning.courses import Courses
 from AnatomyDTLib.learning.folders import read_folder, write_case, write_folder
@@ -98,9 +98,9 @@ def test_other_voxels(folder):
     assert data.spacing_mm == (1.0, 1.0, 1.0) and data.shape == (14, 9, 8)
     assert np.array_equal(data.cases[0].labels[:, ::2], [head(i) for i in range(3)])
     labels = np.arange(36).reshape(6, 6)
-    assert np.array_equal(folders.regridded(labels, (1.0, 1.0), (3.0, 3.0)), [[7, 10], [25, 28]])
+    assert np.array_equal(gridding.regridded(labels, (1.0, 1.0), (3.0, 3.0)), [[7, 10], [25, 28]])
     ramp = np.arange(12.0).reshape(12, 1) * np.ones((1, 2))
-    assert np.allclose(folders.regridded(ramp, (1.0, 1.0), (2.0, 1.0), 1)[:, 0], np.arange(6) * 2 + 0.5)
+    assert np.allclose(gridding.regridded(ramp, (1.0, 1.0), (2.0, 1.0), 1)[:, 0], np.arange(6) * 2 + 0.5)
     assert read_folder(folder, spacing_mm=(1.0,)).shape == data.shape
     with pytest.raises(DataError, match="3 numbers above 0"):
         read_folder(folder, spacing_mm=(1.0, 1.0))

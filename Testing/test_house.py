@@ -13,7 +13,7 @@ LIB = ROOT / "AnatomyDTLib"
 # a room may import the rooms to its right: AnatomyDT.py, cli -> scene, report, volumes -> engine -> calibration -> learning -> physics -> plan
 FLOORS = {
     "cli": 6, "calibration_cli": 5.5, "compare_cli": 5.5, "training_cli": 5.5, "__main__": 6, "bench": 6,
-    "outputs": 5, "inputs": 4,
+    "outputs": 5, "inputs": 4, "options": 4,
     "scene": 4, "report": 4, "comparison_report": 4,
     "engine": 3, "computing": 2.8,
     "calibration": 2.5, "learning": 2,

@@ -29,6 +29,7 @@ import numpy as np
 from .. import labelling, volumes
 from ..plan import Anatomy, Plan, PlanError, Tissue
 from .cases import Case, DataError, Dataset, check, check_days, check_treatments
+from .gridding import centred, regridded, trimmed
 
 CASE_FILE, DATASET_FILE = "case.json", "dataset.json"
 VERSION = 1
@@ -169,23 +170,6 @@ def treatments_from_json(entries, last_day: float) -> tuple:
     """Treatments of a plan's JSON; raises PlanError."""
     document = json.loads(Plan(_STAND_IN, (), (float(last_day),)).to_json())
     return Plan.from_json(json.dumps({**document, "treatments": entries})).treatments
-
-
-def regridded(array, spacing_mm, wanted_mm, order: int = 0) -> np.ndarray:
-    """An array (*S) sampled on voxels of another size in the same box; order 0: nearest voxel, 1: linear."""
-    if np.allclose(spacing_mm, wanted_mm, rtol=1e-6):
-        return array
-    shape = [max(1, round(n * h / w)) for n, h, w in zip(array.shape, spacing_mm, wanted_mm)]
-    # voxel i of the new grid has its centre at (i + 1/2) w, which is (i + 1/2) w / h − 1/2 in voxels of the old one
-    axes = [
-        np.clip((np.arange(m) + 0.5) * w / h - 0.5, 0, n - 1)
-        for m, n, h, w in zip(shape, array.shape, spacing_mm, wanted_mm)
-    ]
-    if order == 0:
-        return array[np.ix_(*(np.rint(a).astype(int) for a in axes))]
-    from scipy import ndimage
-
-    return ndimage.map_coordinates(array, np.meshgrid(*axes, indexing="ij"), order=1).astype(array.dtype)
 
 
 class _Entry:
@@ -403,23 +387,6 @@ def _relative(file, folder: Path) -> str:
         return Path(os.path.relpath(file, folder.resolve())).as_posix()
     except ValueError:      # another drive
         return str(file)
-
-
-def trimmed(labels, images):
-    """(labels (V, *S), images (I, *S) or None) cut to the box of what is not label 0 at any visit."""
-    seen = labels.any(axis=0)
-    if not seen.any():
-        return labels, images
-    lines = [np.flatnonzero(seen.any(axis=tuple(a for a in range(seen.ndim) if a != d))) for d in range(seen.ndim)]
-    box = (slice(None), *(slice(int(line[0]), int(line[-1]) + 1) for line in lines))
-    return labels[box], None if images is None else images[box]
-
-
-def centred(array, shape):
-    """(N, *S) in the middle of a larger shape, zeros around it; None stays None."""
-    if array is None or array.shape[1:] == tuple(shape):
-        return array
-    return np.pad(array, [(0, 0), *(((m - n) // 2, m - n - (m - n) // 2) for m, n in zip(shape, array.shape[1:]))])
 
 
 def _by(spacing) -> str:

@@ -6,9 +6,10 @@ Label maps show the borders of p, a voxel or two wide, and visits are weeks apar
 exact for it, with the operators of `physics`, on the state of `interfaces`:
 
 * Growth of the tumor, r: the logistic law, exactly (`State.reacted`, as `physics.reaction.correct`). A front of slope λ
-  (per mm) that grows at the rate r advances r / λ mm/day; r is chosen so that the front has the speed of eq. 2's own,
-  2 sqrt(D_j rho) in tissue j (Fisher 1937; as an eikonal front: Konukoglu et al. 2010, IEEE TMI 29:77), so that between
-  tissues it goes with sqrt(D_j); how fast it is at all follows from how fast the whole tumor grows and responds, s (`burden`).
+  (per mm) that grows at the rate r advances r / λ mm/day. How far it comes in a step follows from how the whole tumor grows and
+  responds, s (`burden`, whose largest radius stands for kappa); between tissues it goes with sqrt(D_j), as eq. 2's own front of
+  speed 2 sqrt(D_j rho) does (Fisher 1937; as an eikonal front: Konukoglu et al. 2010, IEEE TMI 29:77). So only ratios of D are
+  determined by the fronts; without the law of the whole tumor (`growth_law`) the speed is 2 sqrt(D_j rho) itself.
 * Diffusion, D: what is left of it below the width of a border, a step of `physics.equation.Stepper`.
 * Competition for space, χ_kj = −M: the part `pushed` of the tissue that growth displaces is not destroyed but moved, by the
   pressure of `physics.pressure` (here without fluid, `physics.screened`), whose range is learned. Where a tumor recedes there

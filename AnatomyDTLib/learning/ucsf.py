@@ -23,7 +23,7 @@ import numpy as np
 from .. import labelling, volumes
 from ..plan import Anatomy
 from .cases import Case, DataError, Dataset, check
-from .folders import centred, regridded, trimmed
+from .gridding import centred, regridded, trimmed
 
 # Post-treatment labels of BraTS 2024, not those of the older BraTS, where 4 is enhancing tumor.
 PARTS = labelling.NUMBERINGS["brats2024"]
