@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from . import __version__
-from .inputs import Labelled, matched, read_labelled, read_maps, text_of
+from .inputs import Labelled, matched, read_images, read_labelled, read_maps, text_of
 from .outputs import sha256
 from .plan import Plan, PlanError
 
@@ -67,7 +67,8 @@ def run(arguments, progress):
     baseline = read_labelled(arguments.baseline, arguments.labels, arguments.anatomy, arguments.anatomy_labels, regions)
     warnings, files = list(baseline.warnings), list(baseline.inputs)
     maps, map_files = read_maps(plan, baseline, Path(arguments.plan).parent if arguments.plan else Path())
-    files += map_files
+    images = read_images(arguments.image, baseline)
+    files += [*map_files, *map(Path, images)]
     observations = [Observation(0.0, volumes.recoded(baseline.codes, matched(plan, baseline)))]
     for path, day in followups:
         visit = read_labelled(path, arguments.labels, arguments.anatomy, arguments.anatomy_labels, regions)
@@ -103,6 +104,7 @@ def run(arguments, progress):
         twin=former,
         weights=arguments.weights,
         refine=growth,
+        images=images,
         settings=Settings(starts=arguments.starts, seed=arguments.seed),
         state=state,
         save=save,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -22,8 +23,13 @@ from .outputs import results_folder, sha256, write_results
 from .plan import Plan, PlanError
 
 DEFAULT_DAYS = (30.0, 60.0, 90.0)
-# Where the name of a module is not that of its package.
-PACKAGES = {"skimage": "scikit-image", "PIL": "pillow"}
+# What may be missing, by the name of its module.
+PACKAGES = {
+    "torch": "torch", "SimpleITK": "SimpleITK", "nibabel": "nibabel", "scipy": "scipy", "matplotlib": "matplotlib", "PIL": "pillow",
+    "skimage": "scikit-image", "safetensors": "safetensors", "monai": "monai", "torchdiffeq": "torchdiffeq", "openpyxl": "openpyxl", "slicer": "slicer-core",
+}
+# A user's files or disk, not this program's fault.
+FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def main(argv=None) -> int:
@@ -47,12 +53,14 @@ def main(argv=None) -> int:
         print("error: not enough memory; give fewer days or a coarser segmentation", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("AnatomyDTLib", "AnatomyDT"):
+        if error.name not in PACKAGES:      # a part of a package that is there, or of this one
             raise
-        print(f"error: the Python package '{error.name}' is needed for this and is not installed: pip install {PACKAGES.get(error.name, error.name)}", file=sys.stderr)
+        print(f"error: the package {PACKAGES[error.name]} is needed for this and is not installed: pip install {PACKAGES[error.name]}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename or 'a file'} could not be read or written: {error.strerror or error}", file=sys.stderr)
+        if error.errno not in FILE_ERRORS:
+            raise
+        print(f"error: {error.filename or 'a file'} could not be read or written: {error.strerror}", file=sys.stderr)
         return 2
     except ValueError as error:
         if not isinstance(error, _user_errors()):
@@ -160,14 +168,13 @@ def _train(arguments) -> None:
 
     progress = _Progress()
     try:
-        lines, warnings = training_cli.run(arguments, progress)
+        lines = training_cli.run(arguments, progress, _say_warnings)
     except KeyboardInterrupt:
         progress.close()
         print("stopped; --resume goes on from the last validation", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         progress.close()
-    _say_warnings(warnings)
     for line in lines:
         print(line)
 

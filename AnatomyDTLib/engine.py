@@ -49,7 +49,7 @@ def forecast(
     tensor = checked_tensor(tensor, labels.shape)
     warnings = warnings_of(labels, plan)
     twin = None if weights is None else _twin(weights, images, plan, labels, maps, tensor, warnings)
-    network = None if twin is not None else _network(weights, images, plan, labels.shape)
+    network = None if twin is not None else _network(weights, images, plan, labels)
     import torch
 
     chosen = _device(device, torch)
@@ -173,7 +173,7 @@ def calibrate(
         raise ForecastError(
             "weights are given to a calibration to refine their last layer for this patient: name the weights and where the "
             "refined ones go")
-    network = _network(weights, images, plan, labels.shape)
+    network = _network(weights, images, plan, labels)
     with one_thread("calibration", "crop the image or use larger voxels"):
         found, _, refined = calibration.calibrate(
             labels, spacing_mm, plan, later, maps=maps, parameters=parameters, bounds=bounds, former=twin, network=network,
@@ -228,7 +228,7 @@ def _twin(weights, images, plan, labels, maps, tensor, warnings):
         forecasting.check_tissues(found, labels, plan)
     except ValueError as error:
         raise ForecastError(str(error)) from None
-    pictures = _pictures(images, found.twin.config.images, labels.shape)
+    pictures = _pictures(images, found.twin.config.images, labels, plan)
     if tensor is not None:
         warnings.append("the diffusion tensor was not used: the trained twin has its own numbers")
     for treatment in plan.treatments:
@@ -238,7 +238,7 @@ def _twin(weights, images, plan, labels, maps, tensor, warnings):
     return found, pictures
 
 
-def _network(weights, images, plan, shape):
+def _network(weights, images, plan, labels):
     """The growth network and its images (1, I, *S), or None."""
     if weights is None:
         if images:
@@ -249,19 +249,19 @@ def _network(weights, images, plan, shape):
     from .learning.growth import load_growth
 
     try:
-        network = load_growth(shipped.path_of(weights), plan.anatomy.names, len(shape))
+        network = load_growth(shipped.path_of(weights), plan.anatomy.names, labels.ndim)
     except ValueError as error:
         raise ForecastError(str(error)) from None
-    pictures = _pictures(images, network.config.images, shape)
+    pictures = _pictures(images, network.config.images, labels, plan)
     return network, None if pictures is None else torch.from_numpy(pictures[None])
 
 
-def _pictures(images, wanted: int, shape):
+def _pictures(images, wanted: int, labels, plan):
     """The images that weights need, (I, *S) scaled as in their training, or None; raises ForecastError."""
     from .learning.cases import scaled
 
-    given = checked_images(images, wanted, shape)
-    return np.stack([scaled(image) for image in given]) if given else None
+    given = checked_images(images, wanted, labels.shape)
+    return np.stack([scaled(image, labels, plan.anatomy) for image in given]) if given else None
 
 
 def _device(device: str, torch) -> str:

@@ -33,6 +33,10 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         to.add_argument("--mass-effect", type=float, metavar="F", help="fraction of the growth that pushes tissue aside (default: 0; slow)")
         to.add_argument("--days", type=float, nargs="+", metavar="DAY", help="days to report (default: 30 60 90)")
 
+    def images(to):
+        to.add_argument("--image", metavar="FILE", action="append", default=[],
+                        help="an image that the weights were trained with, on the voxels of the segmentation; one --image for each, in the order of training")
+
     verb = verbs.add_parser("forecast", help="forecast a segmentation", description="Forecast a segmentation and write the results to a folder.")
     verb.add_argument("segmentation", metavar="SEGMENTATION", help=files)
     verb.add_argument("--plan", metavar="PLAN.json", help="tissues, treatments and days; see `anatomydt plan`")
@@ -40,9 +44,7 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     labels(verb)
     treatment(verb, None)
     verb.add_argument("--weights", metavar="FILE", help="weights of a trained twin or growth network: a file (.safetensors), or glioma-sim")
-    verb.add_argument(
-        "--image", metavar="FILE", action="append", default=[],
-        help="an image that the weights were trained with, on the voxels of the segmentation; one --image for each, in the order of training")
+    images(verb)
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.add_argument("--probabilities", action="store_true", help="also write the tumor's probability of each day")
     verb.set_defaults(run=run["forecast"])
@@ -82,6 +84,7 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     verb.add_argument("--probability", nargs="+", metavar="FILE@DAY", help="probability maps of the tumor, fitted in place of that day's labels")
     verb.add_argument("--cellularity", nargs="+", metavar="FILE@DAY", help="maps of the tumor's density, 0 to 1, fitted in place of that day's labels")
     verb.add_argument("--weights", metavar="FILE", help="weights of a growth network (.safetensors), for --refine-network")
+    images(verb)
     verb.add_argument("--refine-network", action="store_true", help="also refine the last layer of --weights for this patient, beside the twin")
     verb.add_argument("--resample", action="store_true", help="bring follow-ups of another geometry onto the baseline's voxels")
     verb.add_argument("--starts", type=int, default=3, metavar="N", help="starting points of the search (default: 3)")
@@ -91,7 +94,8 @@ def parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     def data(to):
         to.add_argument("--cases", type=int, metavar="N", help="how many cases to generate (default: 100, of brains 40)")
-        to.add_argument("--size", type=int, nargs="+", metavar="N", help="voxels along each edge of a generated case, one number or one for each of two or three axes (default: 96 96, of brains 48 48 48)")
+        to.add_argument("--size", type=int, nargs="+", metavar="N",
+                        help="voxels along each edge of a generated case, one number or one for each of two or three axes (default: 96, of brains 48)")
         to.add_argument("--noise", type=float, metavar="MM", help="how far an observer's borders stray in generated cases (default: 0)")
         to.add_argument("--brains", metavar="FOLDER", help="label maps of healthy brains, for the dataset brains")
         to.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="voxel edges that a folder's cases are brought to: one, or z y x")

@@ -13,8 +13,11 @@ from .plan import PlanError
 VALIDATION = 0.15
 
 
-def run(arguments, progress):
-    """Trains as the command line asks; (the lines to print, the warnings). Raises PlanError, DataError, TrainingError."""
+def run(arguments, progress, warn):
+    """Trains as the command line asks; returns the lines to print. Raises PlanError, DataError, TrainingError.
+
+    warn: called with the sentences that the user should know before the training begins
+    """
     if not arguments.out:
         raise PlanError("--out is empty; name a folder for the weights")
     _check_numbers(arguments)
@@ -34,6 +37,8 @@ def run(arguments, progress):
         arguments.dataset, seed=arguments.seed, cases=arguments.cases, size=arguments.size, noise_mm=arguments.noise, brains=arguments.brains,
         spacing_mm=arguments.spacing)
     dataset = source.open()
+    if training.is_first():
+        warn(dataset.settings.get("left_out", []))
     without = set(arguments.without or ())
     loss = LossWeights(cl_dice=0.0, overlap=0.0) if "topology" in without else LossWeights()
     defaults = training.TrainConfig()
@@ -48,8 +53,7 @@ def run(arguments, progress):
     outcome = training.train(
         twin, dataset, train, validation, config, folder, device=device, resume=arguments.resume, progress=progress)
     if not training.is_first():
-        return [], []
-    training.draw_curves(outcome, folder / "curves.png")
+        return []
     record = {
         "anatomydt": __version__, "dataset": dataset.name, "settings": dataset.settings, "cases": len(dataset),
         "trained_on": [dataset.cases[int(i)].name for i in train], "validated_on": [dataset.cases[int(i)].name for i in validation],
@@ -57,12 +61,17 @@ def run(arguments, progress):
         "stopped": outcome.stopped or "all steps done", "cpu_seconds": round(outcome.seconds, 1),
         "seconds": round(time.perf_counter() - begun, 1), "learned": twin.physical(),
     }
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    try:
+        training.draw_curves(outcome, folder / "curves.png")
+        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise training.TrainingError(
+            f"curves.png or training.json could not be written: {error.strerror or error}; the weights are kept in {folder}") from None
     return [
         f"trained on {len(train)} cases, validated on {len(validation)}: DSC {100 * outcome.best_dice:.2f} % after step {outcome.best_step} "
         f"({record['stopped']}, {outcome.seconds:.0f} s of CPU time)",
         f"wrote best.safetensors (the twin), last.safetensors (for --resume), curves.png and training.json to {folder}",
-    ], dataset.settings.get("left_out", [])
+    ]
 
 
 def _check_numbers(arguments) -> None:

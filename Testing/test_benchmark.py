@@ -65,6 +65,16 @@ def test_a_table_through_the_command_line_and_again_from_what_is_kept(tmp_path, 
     assert lines_of(out / "methods.csv")[0] == table[0]
 
 
+def test_results_of_another_program_are_not_taken_over(tmp_path, monkeypatch):
+    job = Job("s", "r", "persistence", SOURCE, folds=2, tuning=True)
+    jobs.run_all([job], tmp_path, 1)
+    monkeypatch.setattr(jobs, "program", lambda: "another")
+    with pytest.raises(BenchmarkError, match="the program was changed"):
+        jobs.run(job)
+    other = dataclasses.replace(job, version="another")
+    assert other.file != job.file and jobs._read(tmp_path / job.file, other) is None
+
+
 def test_stopped_in_the_middle_keeps_what_was_finished(tmp_path, capsys, monkeypatch):
     former = jobs.run
 

@@ -1,5 +1,6 @@
 """Mistakes on the command line: one sentence, exit code 2, nothing written; and what interrupts it."""
 
+import errno
 import json
 import os
 import signal
@@ -216,3 +217,29 @@ def test_a_result_that_cannot_be_placed_leaves_the_former_one(tmp_path):
 def test_empty_names_and_folders_that_are_not_there(tmp_path):
     for arguments in (["forecast", "x.nii", "--out", ""], ["bench", "--json", str(tmp_path / "no" / "x.json")]):
         assert cli.main(arguments) == 2
+
+
+@pytest.mark.parametrize("raised, words", [
+    (OSError(errno.ENOSPC, "No space left on device", "/results/day.nrrd"), "error: /results/day.nrrd could not be read or written: No space left on device"),
+    (PermissionError(errno.EACCES, "Permission denied", "plan.json"), "error: plan.json could not be read or written: Permission denied"),
+    (ModuleNotFoundError("No module named 'skimage'", name="skimage"), "is not installed: pip install scikit-image"),
+])
+def test_a_disk_or_a_missing_package_is_one_sentence(raised, words, monkeypatch, capsys):
+    def fails(arguments):
+        raise raised
+
+    monkeypatch.setitem(cli.VERBS, "bench", fails)
+    assert cli.main(["bench"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said and "\n" not in said
+
+
+@pytest.mark.parametrize("raised", [OSError(errno.ECHILD, "No child processes"), ModuleNotFoundError("No module named 'monai.x'", name="monai.x"),
+                                    ValueError("of the program, not of the user")])
+def test_a_fault_of_the_program_keeps_its_traceback(raised, monkeypatch):
+    def fails(arguments):
+        raise raised
+
+    monkeypatch.setitem(cli.VERBS, "bench", fails)
+    with pytest.raises(type(raised)):
+        cli.main(["bench"])

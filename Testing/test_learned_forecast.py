@@ -165,9 +165,9 @@ def test_images_are_cut_and_brought_to_the_twins_voxels_as_the_labels(tmp_path, 
     plan = Plan(anatomy, (), (10.0,))
     monkeypatch.setattr(AnatomyTwin, "rollout", lambda self, batch, told: seen.append(batch) or ())
     learned = forecasting.learned(tmp_path / "twin.safetensors", plan, 3)
-    list(forecasting.forecast(learned, scaled(labels == 1)[None], labels, SPACING, plan, {}))
+    list(forecasting.forecast(learned, scaled(labels == 1, labels, anatomy)[None], labels, SPACING, plan, {}))
     present = seen[0].states[:, 0, twin.sides.tumors[0]]
-    assert present.shape[1:] < tuple(n // 2 for n in SHAPE) and 0 < float(present.mean()) < 1
+    assert all(m < n // 2 for m, n in zip(present.shape[1:], SHAPE)) and 0 < float(present.mean()) < 1
     assert torch.allclose(seen[0].images[:, 0], present)
 
 

@@ -100,16 +100,22 @@ def test_images_of_any_unit_are_scaled_alike():
     image.flat[1:102] = 100.0 + np.arange(101)                   # a ramp in surroundings of 0: 101 is its percentile 1, 199 its 99
     expected = (image - 101.0) / 98.0
     expected[image == 0] = -1.0
-    assert scaled(image).dtype == np.float32 and np.allclose(scaled(image), expected, atol=1e-6)
-    assert np.allclose(scaled(-image), 1 - expected, atol=1e-6)
+    labels = (image > 0).astype(np.uint8)
+    found = scaled(image, labels, ANATOMY)
+    assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-6)
+    assert np.allclose(scaled(-image, labels, ANATOMY)[image > 0], 1 - expected[image > 0], atol=1e-6)
     for same in (8.0 * image, 1e-6 * image, image.astype(np.int16)):
-        assert np.allclose(scaled(same), scaled(image), atol=1e-4)
+        assert np.allclose(scaled(same, labels, ANATOMY), found, atol=1e-4)
+    # what lies around the patient, and how much of it, changes nothing within: a CT's air, a bright rim
+    rim = np.pad(np.where(labels, image, -1000.0), 7, constant_values=5000.0)
+    assert np.array_equal(scaled(rim, np.pad(labels, 7), ANATOMY)[7:-7, 7:-7][labels > 0], found[labels > 0])
     image[5, 5] = 1e6                                            # a spike is cut and moves nothing else by much
-    assert scaled(image)[5, 5] == 2.0 and np.allclose(scaled(image)[image < 1e6], expected[image < 1e6], atol=0.02)
+    found = scaled(image, labels, ANATOMY)
+    assert found[5, 5] == 2.0 and np.allclose(found[image < 1e6], expected[image < 1e6], atol=0.02)
     mask = image > 150
-    assert np.array_equal(scaled(5 * mask), mask)
+    assert np.array_equal(scaled(5 * mask, labels, ANATOMY), mask)
     for constant in (0.0, 800.0, -3.0):
-        assert not scaled(np.full((4, 5), constant)).any()
+        assert not scaled(np.full(labels.shape, constant), labels, ANATOMY).any()
 
 
 def test_bad_datasets_are_one_sentence():

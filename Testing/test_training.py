@@ -96,7 +96,7 @@ def test_a_batch_holds_images_scaled(dataset):
     images = collate(dataclasses.replace(dataset, cases=cases), [0, 1]).images
     assert images.shape == (2, 2, 24, 24) and images.dtype == torch.float32
     for channel in range(2):
-        expected = torch.from_numpy(scaled(image[channel]))
+        expected = torch.from_numpy(scaled(image[channel], dataset.cases[0].labels[0], dataset.anatomy))
         assert -1 <= float(expected.min()) < 0.1 and 0.9 < float(expected.max()) <= 2
         assert all(torch.allclose(images[i, channel], expected, atol=1e-3) for i in range(2))
 
@@ -211,10 +211,13 @@ def test_resuming_is_for_the_same_run_which_may_be_longer(dataset, tmp_path):
     assert longer.steps == 4
     longer = dataclasses.replace(QUICK, steps=4, validations=2)
     other = voronoi(7, VoronoiSettings(shape=(24, 24), seed=5))
+    first = dataset.cases[0]
+    edited = dataclasses.replace(dataset, cases=(dataclasses.replace(first, labels=first.labels[:, ::-1].copy()), *dataset.cases[1:]))
     for data, model, cases, words in (
         (other, AnatomyTwin.of(other, hidden=8), TRAIN, "other settings of the data"),
         (dataset, AnatomyTwin.of(dataset, hidden=8, creep=False), TRAIN, "other parts of the model"),
         (dataset, AnatomyTwin.of(dataset, hidden=8), TRAIN[:-1], "other training cases"),
+        (edited, AnatomyTwin.of(dataset, hidden=8), TRAIN, "other labels, days, treatments or images"),
     ):
         with pytest.raises(TrainingError, match=words):
             training.train(model, data, cases, VALID, longer, tmp_path, resume=True)
@@ -245,6 +248,16 @@ def test_decay_takes_from_matrices_alone():
     torch.optim.AdamW(groups, lr=0.5).step()
     for name, value in model.named_parameters():        # without a gradient decay is all that acts: θ (1 − rate λ_reg)
         assert torch.allclose(value, before[name] * (1 - 0.5 * 0.1 if "weight" in name else 1.0))
+
+
+def test_a_run_that_had_ended_ends_where_it_was_unless_more_is_asked_for(dataset, tmp_path):
+    config = dataclasses.replace(QUICK, steps=60, validations=30, patience=2, rate=1e-9)
+    _, ended = trained(dataset, config, tmp_path, model=Copy())
+    assert ended.stopped and ended.steps < 20
+    _, same_again = trained(dataset, config, tmp_path, resume=True, model=Copy())
+    assert (same_again.steps, same_again.stopped) == (ended.steps, ended.stopped)
+    _, longer = trained(dataset, dataclasses.replace(config, steps=90), tmp_path, resume=True, model=Copy())
+    assert longer.steps > ended.steps + 2
 
 
 def test_early_stop_time_limit_and_schedule(dataset):
@@ -294,8 +307,12 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("wrote best.safetensors") == 1
     assert cli.main([*command, "--out", str(tmp_path / "one")]) == 0
-    one, two = (load_twin(tmp_path / name / "best.safetensors", voronoi(1).anatomy, 2) for name in ("one", "two"))
-    assert same(one, two, 1e-5)
+    one, two = (weights.read_tensors(tmp_path / name / "last.safetensors", checkpoints.FORMAT, "checkpoint")[0] for name in ("one", "two"))
+    start = AnatomyTwin.of(voronoi(7, VoronoiSettings(shape=(24, 24))), seed=0).state_dict()
+    # after all six steps, each of about the learning rate
+    moved = [float((one[f"model.{name}"] - value).abs().max()) for name, value in start.items() if name.startswith("growth.") and value.numel()]
+    assert max(moved) > 5e-3
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-5) for name in one if name.startswith(("model.", "average.", "best.")))
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["best.safetensors", "curves.png", "last.safetensors", "training.json"]
 
 

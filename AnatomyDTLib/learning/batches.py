@@ -159,7 +159,7 @@ def collate(dataset: Dataset, indices, device="cpu", longest_step_days: float = 
     states = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), K).movedim(-1, 2)
     days = [[*c.days, *[c.days[-1]] * (visits - len(c.days))] for c in cases]
     present = [[v < len(c.days) for v in range(visits)] for c in cases]
-    images = None if cases[0].images is None else torch.stack([_images_of(c) for c in cases]).to(device, torch.float32)
+    images = None if cases[0].images is None else torch.stack([_images_of(c, dataset.anatomy) for c in cases]).to(device, torch.float32)
     return Batch(
         anatomy=dataset.anatomy, spacing_mm=tuple(dataset.spacing_mm), names=tuple(c.name for c in cases),
         states=states.to(device, torch.float32), days=torch.tensor(days, dtype=torch.float32, device=device),
@@ -238,10 +238,10 @@ def side_by_side(dataset: Dataset) -> int:
     return max(1, min(MOST_CASES, MOST_VOXELS // math.prod(dataset.shape)))
 
 
-def _images_of(case: Case) -> torch.Tensor:
+def _images_of(case: Case, anatomy: Anatomy) -> torch.Tensor:
     """Scaled once; float16 is exact to 1/1024."""
     if case not in _images:
-        _images[case] = torch.from_numpy(np.stack([scaled(image) for image in case.images]).astype(np.float16))
+        _images[case] = torch.from_numpy(np.stack([scaled(image, case.labels[0], anatomy) for image in case.images]).astype(np.float16))
     return _images[case]
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import identified, sweeps, tables
-from .checkpoints import made_folder
 from .jobs import BenchmarkError, Job, ceiling, opened, run_all, split
 from .methods import ABLATIONS, METHODS, TRIALS, TWIN
-from .sources import Source, source_of
+from .sources import GENERATED, Source, source_of
+from .weights import made_folder
 
 # Of training per method and fold, CPU seconds: in full and with --quick.
 SECONDS, QUICK_SECONDS = 120.0, 25.0
@@ -48,7 +48,7 @@ class Plan:
 
 
 def parse(arguments: argparse.Namespace) -> Plan:
-    """The plan of a command line; raises BenchmarkError."""
+    """The plan of a command line; raises BenchmarkError, and DataError for the data."""
     quick = arguments.quick
     known = [key for key, method in METHODS.items() if method.part_of is None]
     methods = tuple(dict.fromkeys(arguments.methods or known))
@@ -61,7 +61,7 @@ def parse(arguments: argparse.Namespace) -> Plan:
             raise BenchmarkError(f"{name} must be at least {least}, not {value}")
     if arguments.trials is not None and arguments.trials > TRIALS:
         raise BenchmarkError(f"--trials is at most {TRIALS}, the number of settings that every method has to try")
-    few = 40 if quick and not Path(arguments.dataset).is_dir() else None
+    few = 40 if quick and arguments.dataset in GENERATED else None
     source = source_of(arguments.dataset, seed=arguments.seed, cases=arguments.cases or few, size=arguments.size, noise_mm=arguments.noise,
                        brains=arguments.brains, spacing_mm=arguments.spacing)
     # every method takes all of its budget: validation on a few cases is too noisy to end a run by
@@ -130,6 +130,8 @@ def benchmark(plan: Plan, say=None) -> dict:
     """Runs the studies of a plan, prints and writes their tables. Study -> rows, or rows by point."""
     began = time.monotonic()
     dataset = opened(plan.source)
+    for sentence in dataset.settings.get("left_out", []):
+        print(f"warning: {sentence}", file=sys.stderr)
     # refused before anything is trained
     dataset.folds(plan.folds, plan.seed)
     for study in plan.studies:

@@ -107,17 +107,19 @@ class Dataset:
         return splits
 
 
-def scaled(image) -> np.ndarray:
+def scaled(image, labels, anatomy: Anatomy) -> np.ndarray:
     """(x − a) / (b − a), cut at LEAST and MOST, float32 (*S): an image, in any unit, as every network sees it.
 
-    a, b: percentiles DARK and BRIGHT of the voxels that are not 0, which are taken for the surroundings; where those voxels
-    are all alike, as in a mask, the least and the largest value. 0 everywhere for a constant image.
+    a, b: percentiles DARK and BRIGHT of the voxels that `labels` (*S) do not have as background, so that neither what lies around
+    a patient nor how much of it is in the image changes them; where those are alike, as in a mask, the least and the largest value.
+    0 everywhere for an image that is constant there.
     """
     image = np.asarray(image, np.float32)
-    seen = image[image != 0]
-    low, high = (float(v) for v in np.percentile(seen, (DARK, BRIGHT))) if seen.size else (0.0, 0.0)
+    seen = image[~np.isin(labels, anatomy.with_role("background"))]
+    seen = seen if seen.size else image
+    low, high = (float(v) for v in np.percentile(seen, (DARK, BRIGHT)))
     if not low < high:
-        low, high = float(image.min()), float(image.max())
+        low, high = float(seen.min()), float(seen.max())
     if not low < high:
         return np.zeros_like(image)
     return np.clip((image - low) / (high - low), LEAST, MOST)

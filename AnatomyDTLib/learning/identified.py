@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 
-from .courses import DRUG_PER_DAY
+from .courses import DRUG_PER_DAY, GrowthLaw
 from .evaluation import aligned
 
 
@@ -38,7 +39,7 @@ def truth(settings: dict, names: Sequence[str]) -> dict[str, float]:
     names: of the classes, label by label
     """
     law = settings.get("law")
-    if not isinstance(law, dict) or "growth_per_day" not in law:
+    if not isinstance(law, dict) or set(law) != {field.name for field in fields(GrowthLaw)}:
         return {}
     h = law["half_effect"]
     found = {

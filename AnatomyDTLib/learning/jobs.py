@@ -27,12 +27,21 @@ from .. import __version__
 from . import evaluation, methods, training
 from .batches import side_by_side
 from .cases import Case, Dataset
-from .checkpoints import made_folder
 from .sources import Source
+from .weights import made_folder
 
 
 class BenchmarkError(ValueError):
     """A benchmark that cannot be run; the text is the sentence the user reads."""
+
+
+@functools.cache
+def program() -> str:
+    """The version of this package and a digest of its source text, which decides a result with the job."""
+    top, found = Path(__file__).parent.parent, hashlib.sha256()
+    for path in sorted(top.rglob("*.py")):
+        found.update(path.relative_to(top).as_posix().encode() + path.read_bytes())
+    return f"{__version__} {found.hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Job:
     settings: of the method; training: of `training.TrainConfig`, what differs from its defaults
     tuning: only the validation score is wanted
     variants: name -> what is changed in the trained model before it is scored once more (`_varied`)
-    version: of this program and of its code (`code_digest`); the results of another are not taken over
+    version: of this program; the results of another are not taken over
     """
 
     study: str
@@ -61,7 +70,7 @@ class Job:
     training: dict = field(default_factory=dict)
     tuning: bool = False
     variants: dict = field(default_factory=dict)
-    version: str = field(default_factory=lambda: f"{__version__} {code_digest()}")
+    version: str = field(default_factory=program)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -70,16 +79,6 @@ class Job:
     def file(self) -> str:
         words = "".join(c if c.isalnum() else "-" for c in f"{self.study}-{self.row}")
         return f"{words.lower()}-fold{self.fold}-{hashlib.sha256(self.to_json().encode()).hexdigest()[:12]}.json"
-
-
-@functools.cache
-def code_digest() -> str:
-    """Of the source text of the learning and of the physics below it: what else decides a result."""
-    found = hashlib.sha256()
-    for room in ("learning", "physics"):
-        for path in sorted((Path(__file__).parent.parent / room).rglob("*.py")):
-            found.update(path.name.encode() + path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 def split(dataset: Dataset, job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,7 +135,9 @@ def opened(source: Source) -> Dataset:
 
 
 def run(job: Job) -> dict:
-    """Trains and scores; the record that is kept."""
+    """Trains and scores; the record that is kept. Raises BenchmarkError when the program is no longer the job's."""
+    if job.version != program():
+        raise BenchmarkError("the program was changed while the benchmark ran; run the same command again")
     dataset = opened(job.source)
     train, validation, test = split(dataset, job)
     seed = int(np.random.default_rng((job.seed, job.fold, 77)).integers(2 ** 31))

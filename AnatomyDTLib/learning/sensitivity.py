@@ -35,7 +35,7 @@ def _days(part: float) -> dict:
 def variants(plan) -> dict[str, dict[str, dict]]:
     """method -> {"panel|line|place": what is changed in the trained model}."""
     grids = GRIDS[:3] if plan.quick else GRIDS
-    planar = plan.source.kind in ("voronoi", "vessel") and len(json.loads(plan.source.options).get("shape", "2D")) == 2
+    planar = plan.source.kind in ("voronoi", "vessel") and len(json.loads(plan.source.options).get("shape", (96, 96))) == 2
     shapes = {n: {"tested": asdict(plan.source.changed(shape=[n] * 2))} for n in grids} if planar else {}
     twin = {f"dt / horizon|{TWIN_NAME}|{part}": _days(part) for part in STEPS}
     twin |= {f"voxels along an edge|{TWIN_NAME}|{n}": change for n, change in shapes.items()}

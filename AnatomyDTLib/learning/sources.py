@@ -61,7 +61,9 @@ class Source:
         return read_cases(self.folder, **options)
 
 
-def source_of(kind: str, *, seed: int, cases: int | None = None, size=None, noise_mm: float | None = None, brains: str | None = None, spacing_mm=None) -> Source:
+def source_of(
+    kind: str, *, seed: int, cases: int | None = None, size=None, noise_mm: float | None = None, brains: str | None = None, spacing_mm=None,
+) -> Source:
     """The source that a command line names: one of GENERATED, or a folder of cases, which is cut to its labels.
 
     cases: to generate, None: CASES; size: voxels along the edges, one number for all of them (two axes, three of brains);
@@ -109,7 +111,6 @@ def read_cases(folder, spacing_mm=None, trim: bool = False) -> Dataset:
     spacing = None if spacing_mm is None else tuple(spacing_mm)
     # a collection that was described by case.json files is read by them
     if is_ucsf(folder) and next(Path(folder).rglob(CASE_FILE), None) is None:
-        spacing = spacing * 3 if spacing is not None and len(spacing) == 1 else spacing
         return read_ucsf(folder, spacing_mm=spacing, trim=trim)
     return read_folder(folder, spacing, trim)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .evaluation import aligned
+from .jobs import BenchmarkError
 from .methods import TWIN_NAME
 
 # metric -> (title, unit factor, digits, larger is better)
@@ -290,4 +291,7 @@ def _figure(rows: int, columns: int, size, title: str):
 
 
 def _save(chart, path) -> None:
-    chart.savefig(path, dpi=110, metadata={"Software": None})
+    try:
+        chart.savefig(path, dpi=110, metadata={"Software": None})
+    except OSError as error:
+        raise BenchmarkError(f"{path} could not be written: {error.strerror or error}") from None

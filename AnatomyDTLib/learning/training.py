@@ -24,7 +24,7 @@ from . import checkpoints
 from .batches import Batch, collate
 from .cases import Dataset
 from .losses import LossWeights, forecast_loss
-from .weights import TrainingError
+from .weights import TrainingError, made_folder
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def train(
     rank, world = _placed(device)
     if len(train) == 0 or len(validation) == 0:
         raise TrainingError(f"training needs at least one case to train on and one to validate, not {len(train)} and {len(validation)}")
-    folder = None if out is None else checkpoints.made_folder(Path(out))
+    folder = None if out is None else made_folder(Path(out))
     torch.manual_seed(config.seed)
-    resumed = resume and folder is not None and checkpoints.exist(folder)
-    began = time.process_time()
+    resumed = bool(_of_first(float(resume and folder is not None and checkpoints.exist(folder)), world, device))
+    began, begun = time.process_time(), time.monotonic()
     if hasattr(model, "prepare") and not resumed:
         model.prepare(dataset, train, config.longest_step_days)
     model = model.to(device)
@@ -105,13 +105,13 @@ def train(
     best = {k: v.clone() for k, v in average.items()}
     optimiser = torch.optim.AdamW(_groups(model, config.decay), lr=config.rate, betas=(0.9, 0.98))
     outcome, bad = Outcome(), 0
-    told = checkpoints.told(model, dataset, train, validation)
+    identity = checkpoints.identity(model, dataset, train, validation) if folder is not None else {}
     if resumed:
-        former, bad = checkpoints.restore(folder, model, optimiser, average, best, config, told)
-        outcome = Outcome(**{**former, "stopped": ""})
+        former, bad = checkpoints.restore(folder, model, optimiser, average, best, config, identity)
+        outcome = Outcome(**former)
     fitted = DistributedDataParallel(model, device_ids=[device] if "cuda" in device else None, find_unused_parameters=True) if world > 1 else model
     every = max(1, config.steps // config.validations)
-    spent = outcome.seconds
+    spent, at_start = outcome.seconds, outcome.steps / config.steps
     while outcome.steps < config.steps and not outcome.stopped:
         step = outcome.steps
         gone = max(step / config.steps, outcome.seconds / config.seconds if config.seconds else 0.0)
@@ -145,21 +145,19 @@ def train(
         over = config.seconds is not None and outcome.seconds >= config.seconds
         part = config.seconds / config.validations if config.seconds else math.inf
         if outcome.steps % every == 0 or outcome.steps == config.steps or over or outcome.seconds // part > before // part:
-            row["dice"] = _validated(model, average, dataset, validation, config, device)
+            row["dice"] = _of_first(_validated(model, average, dataset, validation, config, device), world, device)
             bad = 0 if row["dice"] > outcome.best_dice else bad + 1
             if row["dice"] > outcome.best_dice:
                 outcome.best_dice, outcome.best_step = row["dice"], outcome.steps
                 best = {k: v.clone() for k, v in average.items()}
             outcome.stopped = "no gain on validation" if bad >= config.patience else "out of time" if over else ""
         outcome.history.append(row)
-        if row["dice"] is not None and folder is not None and rank == 0:
-            gained = outcome.best_step == outcome.steps
-            with _loaded(model, best):
-                header = getattr(model, "metadata", dict)()
-            checkpoints.save(folder, model, optimiser, average, best, config, outcome, bad, told, header if gained else None)
+        if row["dice"] is not None and folder is not None:
+            _saved(rank, world, device, lambda: checkpoints.save(
+                folder, model, optimiser, average, best, config, outcome, bad, identity, _header(model, best, outcome)))
         if progress is not None and rank == 0:
             done = 1.0 if outcome.stopped else max(outcome.steps / config.steps, gone)
-            left = outcome.seconds * (1 - done) / max(done, 1e-6)
+            left = (time.monotonic() - begun) * (1 - done) / max(done - at_start, 1e-6)
             progress(done, f"{_clock(left)} left, step {outcome.steps} of {config.steps}, best DSC {max(outcome.best_dice, 0):.3f}, loss {row['loss']:.4f}")
     model.load_state_dict(best)
     model.eval()
@@ -264,13 +262,33 @@ def _placed(device: str) -> tuple[int, int]:
     return (distributed.get_rank(), world) if world > 1 else (0, 1)
 
 
-def _of_first(seconds: float, world: int, device: str) -> float:
-    """The first process's clock, which ends all of them in the same step."""
+def _of_first(number: float, world: int, device: str) -> float:
+    """The first process's number: its clock and its scores end all of them in the same step."""
     if world == 1:
-        return seconds
-    shared = torch.tensor([seconds], dtype=torch.float64, device=device)
+        return number
+    shared = torch.tensor([number], dtype=torch.float64, device=device)
     distributed.broadcast(shared, 0)
     return float(shared)
+
+
+def _header(model, best, outcome: Outcome) -> dict | None:
+    """The header of a best that is new, else None."""
+    if outcome.best_step != outcome.steps:
+        return None
+    with _loaded(model, best):
+        return getattr(model, "metadata", dict)()
+
+
+def _saved(rank: int, world: int, device: str, write: Callable[[], None]) -> None:
+    """Writes in the first process; where that fails, every process says so, and none waits for another."""
+    failed = None
+    if rank == 0:
+        try:
+            write()
+        except TrainingError as error:
+            failed = error
+    if _of_first(float(failed is not None), world, device):
+        raise failed or TrainingError("the first process could not write the checkpoint")
 
 
 def _drawn(dataset, train, config, step, rank, world, device) -> tuple[Batch, float]:
@@ -325,4 +343,3 @@ def _loaded(model, weights):
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-

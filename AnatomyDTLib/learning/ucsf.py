@@ -62,7 +62,8 @@ def read_ucsf(
     """The dataset, one case of two visits per patient; raises DataError with one sentence.
 
     folder: that of the patients, or the one above it; synthseg: folder of the SynthSeg maps, None: beside the scans
-    spacing_mm: voxel size (z, y, x) all is brought to, None: the files' 1 mm (5 GB for all patients: trim and coarsen)
+    spacing_mm: voxel size (z, y, x), or one edge for every axis, that all is brought to, None: the files' 1 mm (5 GB for all
+        patients: trim and coarsen)
     trim: cut to the head
     parts: core, FLAIR hyperintensity and enhancing tumor as classes of their own; False: one class Tumor
     images: of the first scan, some of t1, t1ce, t2, flair
@@ -78,6 +79,8 @@ def read_ucsf(
         raise DataError(f"{folder.name} holds no folder of a patient asked for (100001, 100002, ...)")
     images = tuple(images)
     anatomy, index = _anatomy(parts)
+    if spacing_mm is not None and len(spacing_mm) == 1:
+        spacing_mm = tuple(spacing_mm) * 3
     made, spacing, reasons = [], None, []
     for number in numbers:
         maps = Path(synthseg) if synthseg else folder / number

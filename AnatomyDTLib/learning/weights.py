@@ -13,6 +13,15 @@ class TrainingError(ValueError):
     """A training that cannot run or go on; the text is the sentence the user reads."""
 
 
+def made_folder(folder: Path) -> Path:
+    """The folder, made where it is missing; raises TrainingError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"the folder {folder} cannot be made: {error.strerror or error}") from None
+    return folder
+
+
 def header_of(path) -> dict[str, str]:
     """The header of a weights file, without its tensors; ValueError with one sentence when it cannot be read."""
     with _opened(path) as stream:
