@@ -13,6 +13,7 @@ from AnatomyDTLib.learning import identified
 from AnatomyDTLib.learning.batches import grid_of
 from AnatomyDTLib.learning.burden import Bounded, BurdenLaw
 from AnatomyDTLib.learning.courses import Courses, GrowthLaw
+from AnatomyDTLib.learning.gliomas import GliomaSettings
 from AnatomyDTLib.learning.twin import AnatomyTwin
 from AnatomyDTLib.learning.voronoi import VoronoiSettings, voronoi
 
@@ -51,4 +52,7 @@ def test_speeds_are_ratios_and_the_table_has_the_spread_over_folds():
     row = next(line for line in text.splitlines() if line.startswith("| alpha_per_gy "))
     assert f"{learned['alpha_per_gy'] + 0.01:.3g} ± 0.014" in row and row.rstrip(" |").endswith("0.06")
     assert next(line for line in text.splitlines() if "speed: Organ B" in line).rstrip(" |").endswith("1.3")
-    assert identified.truth({"generator": "folder"}, ()) == {}
+    assert identified.truth({"generator": "folder"}, ()) == {} == identified.truth({"law": {"growth_per_day": 1.0}}, ())
+    brains = GliomaSettings()
+    told = identified.truth(dataclasses.asdict(brains), ())
+    assert told["speed: Grey matter"] == brains.speed_grey / brains.speed_white and told["pushed_part"] == brains.push.share

@@ -50,6 +50,8 @@ def truth(settings: dict, names: Sequence[str]) -> dict[str, float]:
     push = settings.get("push")
     if isinstance(push, dict) and "share" in push:
         found["pushed_part"] = push["share"]
+    if "speed_white" in settings:
+        found["speed: Grey matter"] = settings["speed_grey"] / settings["speed_white"]
     speeds = settings.get("speeds")
     if isinstance(speeds, (list, tuple)):
         found |= {f"speed: {name}": speed / speeds[0] for name, speed in zip(names, speeds)}
