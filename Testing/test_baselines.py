@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from twin_cases import trained_a_little
 
 from AnatomyDTLib.learning import baselines
 from AnatomyDTLib.learning.baselines.flow import flowed, warped
@@ -35,15 +36,6 @@ def dataset(shape, images=0):
         Case("free", "p", (0.0, 20.0, 50.0), labels, images=pictures),
         Case("treated", "q", (0.0, 30.0), labels[:2], TREATED, images=pictures),
     ))
-
-
-def trained_a_little(net):
-    """The net with its zero layers filled, so that everything before them shows."""
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if not bool(parameter.any()):
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    return net
 
 
 @pytest.mark.parametrize("method", ("persistence", *NETWORKS))

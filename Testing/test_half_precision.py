@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from twin_cases import trained_a_little
 
 from AnatomyDTLib.learning.batches import collate
 from AnatomyDTLib.learning.losses import LossWeights, forecast_loss
@@ -28,15 +29,6 @@ def predicted(model, batch, half):
         return model(batch)
 
 
-def awake(model):
-    """A model whose networks act: what is zero before training is not."""
-    with torch.no_grad():
-        for value in model.parameters():
-            if not bool(value.any()):
-                value.copy_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
-    return model
-
-
 @pytest.mark.parametrize("key", LEARNED)
 def test_a_model_predicts_the_same_labels(key, dataset):
     """Untrained exactly; with networks that act, of voxels whose two largest probabilities differ by more than bfloat16 tells."""
@@ -44,7 +36,7 @@ def test_a_model_predicts_the_same_labels(key, dataset):
     with torch.no_grad():
         single, half = predicted(model, batch, False), predicted(model, batch, True)
         assert half.dtype == torch.float32 and torch.equal(half.argmax(2), single.argmax(2))
-        awake(model)
+        trained_a_little(model, 0.02)
         single, half = predicted(model, batch, False), predicted(model, batch, True)
     top = single.topk(2, dim=2).values
     clear = top[:, :, 0] - top[:, :, 1] > 0.05
@@ -53,7 +45,7 @@ def test_a_model_predicts_the_same_labels(key, dataset):
 
 @pytest.mark.parametrize("key", LEARNED)
 def test_gradients_are_finite_and_about_those_of_single_precision(key, dataset):
-    model, batch, gradients = awake(METHODS[key].build(dataset, 0)), collate(dataset, [0, 1]), []
+    model, batch, gradients = trained_a_little(METHODS[key].build(dataset, 0), 0.02), collate(dataset, [0, 1]), []
     for half in (False, True):
         model.zero_grad()
         forecast_loss(predicted(model, batch, half).float(), batch, LossWeights(), dataset.tree_classes).backward()

@@ -1,6 +1,7 @@
-"""Small heads and cases of them for the tests of the twin."""
+"""Small heads, cases of them and networks that act, for the tests of what learns."""
 
 import numpy as np
+import torch
 
 from AnatomyDTLib.learning.cases import Case, Dataset
 from AnatomyDTLib.plan import Anatomy
@@ -30,3 +31,12 @@ def head(shape=(SIZE, SIZE)):
 def one_case(days=(0.0, 60.0), treatments=(), shape=(SIZE, SIZE), name="a"):
     labels, anatomy = head(shape)
     return Dataset(name, anatomy, (1.0,) * len(shape), (Case(name, name, tuple(days), np.stack([labels] * len(days)), treatments),))
+
+
+def trained_a_little(net, size: float = 0.1):
+    """The net with its zero layers filled, so that everything before them shows."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if not bool(parameter.any()):
+                parameter.copy_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    return net
