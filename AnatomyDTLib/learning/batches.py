@@ -239,7 +239,7 @@ def side_by_side(dataset: Dataset) -> int:
 
 
 def _images_of(case: Case, anatomy: Anatomy) -> torch.Tensor:
-    """Scaled once; float16 is exact to 1/1024."""
+    """(I, *S) of the first visit, `cases.scaled`, computed once; float16 is exact to 1/1024 below 2."""
     if case not in _images:
         _images[case] = torch.from_numpy(np.stack([scaled(image, case.labels[0], anatomy) for image in case.images]).astype(np.float16))
     return _images[case]

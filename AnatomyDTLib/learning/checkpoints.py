@@ -52,7 +52,11 @@ def _digest(dataset: Dataset) -> str:
 
 
 def save(folder: Path, model, optimiser, average, best, config, outcome, bad: int, identity: dict, header: dict | None) -> None:
-    """Writes a checkpoint; header: of the best weights where they are new, else None. Raises TrainingError: a full disk."""
+    """Writes a checkpoint; raises TrainingError when the disk is full.
+
+    average, best: weights by name, as `model.state_dict()`; bad: validations in a row without a gain; identity: `identity`;
+    header: of the best weights where they are new, else None
+    """
     provenance = {"anatomydt": __version__, "torch": torch.__version__, **identity}
     meta = {"config": json.dumps(asdict(config)), "provenance": json.dumps(provenance)}
     if header is not None:

@@ -88,8 +88,8 @@ def train(
         `prepare()` is told the cases before the first step, in the same time
     out: folder for `last.safetensors`, which `resume` goes on from, and `best.safetensors` (`checkpoints`); None: nothing is
         written
-    Raises TrainingError with one sentence: nothing to train on, a checkpoint of another run, a full disk, numbers that are
-    not finite.
+    Raises TrainingError with one sentence: nothing to train on, a folder that cannot be made, a checkpoint of another run, a
+    full disk, numbers that are not finite.
     """
     rank, world = _placed(device)
     if len(train) == 0 or len(validation) == 0:
