@@ -14,15 +14,39 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
-from ..plan import Anatomy
+from ..plan import Anatomy, Surgery
+from .batches import DAY_TOLERANCE
 
 # Of `BurdenLaw.fit`: what the logarithm of a radius is off by, and what a logit may be off its start, a factor of two or so: four
 # cases alone do not overrule that. Turns of L-BFGS, which go lower than 150 of Adam in a quarter of the time.
 FIT_SIGMA, FIT_LOGIT_SIGMA = 0.1, 0.5
 FIT_TURNS = 40
+
+
+def ball_radius_mm(voxels: torch.Tensor, spacing_mm) -> torch.Tensor:
+    """Of the disc or ball as large as so many voxels, mm; a voxel at least."""
+    size = voxels.clamp(min=1.0) * math.prod(spacing_mm)
+    return torch.sqrt(size / math.pi) if len(spacing_mm) == 2 else (0.75 * size / math.pi) ** (1 / 3)
+
+
+def seen_radii_mm(cases, tumors, spacing_mm) -> torch.Tensor:
+    """(V, B) `ball_radius_mm` of the tumors of B cases on up to V visits; nan where there is no visit, or an operation came before it.
+
+    What an operation leaves depends on more than the size. As in the twin it comes before the visit of its day, but after the first.
+    cases: of a dataset; tumors: labels
+    """
+    radii = torch.full((max(len(case.days) for case in cases), len(cases)), math.nan)
+    for column, case in enumerate(cases):
+        operations = [t.day for t in case.treatments if isinstance(t, Surgery)]
+        for row, day in enumerate(case.days):
+            if row == 0 or not any(operation <= day + DAY_TOLERANCE for operation in operations):
+                voxels = torch.tensor(float(np.isin(case.labels[row], tumors).sum()))
+                radii[row, column] = ball_radius_mm(voxels, spacing_mm)
+    return radii
 
 
 class Bounded(nn.Module):

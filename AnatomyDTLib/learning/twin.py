@@ -30,17 +30,16 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..physics import screened
 from ..physics.equation import CrossDiffusion, Stepper
-from ..plan import Anatomy, Surgery
+from ..plan import Anatomy
 from . import displacement, operation
-from .batches import DAY_TOLERANCE, Batch, grid_of
-from .burden import Bounded, Burden, BurdenLaw
+from .batches import Batch, grid_of
+from .burden import Bounded, Burden, BurdenLaw, ball_radius_mm, seen_radii_mm
 from .displacement import LEAST
 from .growth import GrowthConfig, GrowthNetwork, exposures
 from .interfaces import SHARPNESS, Sides, State
@@ -169,18 +168,10 @@ class AnatomyTwin(nn.Module):
     def prepare(self, dataset, chosen, longest_step_days: float) -> None:
         """Fits the law of the whole tumor to nothing but the sizes of the tumors of these cases, before any step of a training.
 
-        chosen: indices of the cases; longest_step_days: of the grid. Visits after an operation are left out: what it leaves
-        depends on more than the size.
+        chosen: indices of the cases; longest_step_days: of the grid
         """
         cases = [dataset.cases[int(i)] for i in chosen]
-        radii = torch.full((max(len(case.days) for case in cases), len(cases)), math.nan, device=self.typical.device)
-        for column, case in enumerate(cases):
-            operations = [t.day for t in case.treatments if isinstance(t, Surgery)]
-            for row, day in enumerate(case.days):
-                # as in `rollout`: an operation comes before the visit of its day, but after the first
-                if row == 0 or not any(operation <= day + DAY_TOLERANCE for operation in operations):
-                    size = torch.tensor(float(np.isin(case.labels[row], self.sides.tumors).sum()))
-                    radii[row, column] = self._radius_mm(size, dataset.spacing_mm)
+        radii = seen_radii_mm(cases, self.sides.tumors, dataset.spacing_mm).to(self.typical.device)
         # a case that is operated on at once has no size to fit
         told = torch.isfinite(radii[1:]).any(0)
         if self.config.growth_law and bool(told.any()):
@@ -348,11 +339,7 @@ class AnatomyTwin(nn.Module):
 
     def radius_mm(self, state, spacing_mm):
         """(B,) radius of the disc or ball as large as the tumor of a state; a voxel at least."""
-        return self._radius_mm(state[:, list(self.sides.tumors)].flatten(1).sum(1), spacing_mm)
-
-    def _radius_mm(self, voxels, spacing_mm):
-        size = voxels.clamp(min=1.0) * math.prod(spacing_mm)
-        return torch.sqrt(size / math.pi) if self.config.axes == 2 else (0.75 * size / math.pi) ** (1 / 3)
+        return ball_radius_mm(state[:, list(self.sides.tumors)].flatten(1).sum(1), spacing_mm)
 
     def _operated(self, state: State, burden: Burden, batch: Batch, steps: int):
         """State, burden and (B,) 0 for an operated case, 1 for others; the mask is found without gradients."""
