@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import slicer
 
@@ -26,6 +28,26 @@ def add_segmentation(names=("White matter", "Tumor"), name="Patient", size=24, r
         node.GetSegmentation().AddSegment(segment, f"ID_{value}")
     node.CreateDefaultDisplayNodes()
     return node
+
+
+def add_volume(name, values, origin=0.0, spacing=1.0):
+    """A volume; values None: one without voxels."""
+    from AnatomyDTLib.scene.geometry import Grid, oriented_image
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    if values is not None:
+        node.SetAndObserveImageData(oriented_image(values, Grid(values.shape, np.eye(4))))
+    node.SetOrigin(origin, origin, origin)
+    node.SetSpacing(spacing, spacing, spacing)
+    return node
+
+
+def write_twin_header(path, tissues, roles, images=0):
+    """A trained twin's file as far as the panel reads it: its header."""
+    told = {"format": "anatomydt-twin-3", "twin": json.dumps({"classes": tissues, "images": images}), "roles": json.dumps(roles)}
+    content = json.dumps({"__metadata__": told}).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+    return str(path)
 
 
 def choose(combo, data):

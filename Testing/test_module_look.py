@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("slicer")
 pytest.importorskip("PySide6.QtWidgets")
 
-from panel_user import add_segmentation, choose, ready, run
+from panel_user import add_segmentation, choose, ready, run, write_twin_header
 from PySide6 import QtCore, QtGui, QtWidgets
 from slicer_host import MODULE_FOLDER
 
@@ -66,10 +66,11 @@ def test_every_label_leads_to_its_field_and_no_two_letters_are_alike():
     assert len(letters) == len(set(letters)) and not set(letters) & set("FEVH")
 
 
-def test_tab_reaches_every_control_in_the_order_of_the_panel(host):
+def test_tab_reaches_every_control_in_the_order_of_the_panel(host, tmp_path):
     """From the first selector on, section by section and row by row; what is in a table follows the table."""
     ui = filled(host)
     ui.modelComboBox.setCurrentIndex(1)
+    ui.modelFileLineEdit.setCurrentPath(write_twin_header(tmp_path / "w.safetensors", ["Background", "Tumor"], ["background", "tumor"], 2))
     host.process()
     ui.segmentationSelector.setFocus()
     order, at = [], ui.segmentationSelector
@@ -87,7 +88,8 @@ def test_tab_reaches_every_control_in_the_order_of_the_panel(host):
         "regimeComboBox", "useRegimeButton", "regimeStartSpinBox", "eventTable", "addKindComboBox", "addButton",
         "duplicateButton", "removeButton", "radiotherapyDaySpinBox", "fractionsSpinBox", "doseSourceComboBox", "doseSpinBox",
         "radiotherapyRegionComboBox", "weekdaysCheckBox", "regionsSelector", "doseSelector", "loadPlanButton",
-        "savePlanButton", "nameLineEdit", "intervalSpinBox", "modelComboBox", "growthComboBox", "deviceComboBox",
+        "savePlanButton", "nameLineEdit", "intervalSpinBox", "modelComboBox", "image0", "image1", "growthComboBox",
+        "deviceComboBox",
     ]
     assert [name for name in order if name in wanted] == wanted
     for table in (ui.tissueTable, ui.followUpTable, ui.eventTable):

@@ -2,24 +2,27 @@
 
 import json
 
+import numpy as np
 import pytest
 
-pytest.importorskip("slicer")
+slicer = pytest.importorskip("slicer")
 pytest.importorskip("PySide6.QtWidgets")
 
-from panel_user import choose, everything, ready, run
+from PySide6 import QtCore
+
+from panel_user import add_volume, choose, everything, ready, run, write_twin_header
 
 from AnatomyDTLib.plan import Chemotherapy, Plan, Radiotherapy
 
 
-def weights_file(path, tissues, seed=0):
+def weights_file(path, tissues, seed=0, images=0):
     """A growth network with something to say, trained for these tissues."""
     import torch
 
     from AnatomyDTLib.learning.growth import GrowthConfig, GrowthNetwork, save_growth
 
     torch.manual_seed(seed)
-    network = GrowthNetwork(GrowthConfig(tuple(tissues)))
+    network = GrowthNetwork(GrowthConfig(tuple(tissues), images=images))
     for values in network.parameters():
         torch.nn.init.normal_(values, std=0.5)
     save_growth(network, path)
@@ -93,21 +96,70 @@ def test_a_wrong_weights_file_is_refused_in_words(host, tmp_path, content, word)
     assert ui.applyButton.enabled and not ui.modelStatusLabel.visible
 
 
-def test_weights_for_other_tissues_or_with_images_are_refused(host, tmp_path):
+def last_frame(shown):
+    """(Z, Y, X) where the tumor is at the end."""
+    from AnatomyDTLib.scene import segmentation
+
+    sequence = shown.sequence
+    read = segmentation.read(sequence.GetNthDataNode(sequence.GetNumberOfDataNodes() - 1))
+    return read.labels == 1 + [segment.name for segment in read.segments].index("Tumor")
+
+
+def image_selectors(ui):
+    return [w for w in ui.imagesWidget.children() if QtCore.QObject.objectName(w).startswith("image")]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_weights_that_need_images_take_them_from_the_scene(host, tmp_path):
+    """Each under a selector of its own, in the order of the training, on whatever voxels."""
+    ui = host.widget.ui
+    ready(host, days=20)
+    # voxels of 2 mm, in another unit; half of it is bright
+    halves = np.where(np.indices((12, 12, 12))[2] < 6, 800, 500).astype(np.int16)
+    left, right = (add_volume(name, values, 0.5, 2.0) for name, values in (("Left", halves), ("Right", halves[..., ::-1].copy())))
+    use_file(host, "weights", weights_file(tmp_path / "one.safetensors", ["Background", "White matter", "Tumor"], images=1))
+    assert ui.imagesWidget.visible and len(image_selectors(ui)) == 1
+    assert "1 image(s)" in ui.applyButton.toolTip and not ui.applyButton.enabled
+    image_selectors(ui)[0].setCurrentNode(left)
+    host.process()
+    host.picture("3_image")
+    run(host, "Bright on the left")
+    assert "complete" in ui.statusLabel.text, ui.statusLabel.text
+    image_selectors(ui)[0].setCurrentNode(right)
+    host.process()
+    run(host, "Bright on the right")
+    assert "complete" in ui.statusLabel.text, ui.statusLabel.text
+    first, second = (last_frame(shown) for shown in host.widget.logic.forecasts())
+    assert (first != second).any() and (first == second[..., ::-1]).mean() > 0.99        # the mirrored image gives the mirrored forecast
+
+    use_file(host, "weights", weights_file(tmp_path / "two.safetensors", ["Background", "White matter", "Tumor"], images=2))
+    first, second = image_selectors(ui)
+    # what was chosen stays the first
+    assert first.currentNode() is right and second.currentNode() is None and "2 image(s)" in ui.applyButton.toolTip
+    second.setCurrentNode(right)
+    host.process()
+    assert "twice" in ui.applyButton.toolTip and not ui.applyButton.enabled
+    second.setCurrentNode(left)
+    host.process()
+    assert ui.applyButton.enabled, ui.applyButton.toolTip
+    slicer.mrmlScene.RemoveNode(left)
+    host.process()
+    assert "2 image(s)" in ui.applyButton.toolTip and not ui.applyButton.enabled
+    choose(ui.modelComboBox, "mechanistic")
+    assert not ui.imagesWidget.visible and ui.applyButton.enabled
+
+
+def test_weights_for_other_tissues_are_refused(host, tmp_path):
     ui = host.widget.ui
     ready(host)
     use_file(host, "weights", weights_file(tmp_path / "a.safetensors", ["Background", "Liver", "Tumor"]))
     assert "White matter" in ui.applyButton.toolTip and not ui.applyButton.enabled
     use_file(host, "weights", weights_file(tmp_path / "b.safetensors", ["Background", "White matter", "Tumor", "Xyz"]))
     assert "Xyz" in ui.applyButton.toolTip and not ui.applyButton.enabled
-    header = {"twin": {"classes": ["Background", "White matter", "Tumor", "Xyz"]}, "roles": ["background", "white", "tumor", "cavity"]}
-    told = {"format": "anatomydt-twin-3", **{key: json.dumps(value) for key, value in header.items()}}
-    for images, allowed in ((0, True), (2, False)):
-        told["twin"] = json.dumps({**header["twin"], "images": images})
-        content = json.dumps({"__metadata__": told}).encode()
-        (tmp_path / f"{images}.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
-        use_file(host, "weights", str(tmp_path / f"{images}.safetensors"))
-        assert ui.applyButton.enabled == allowed and ("images" in ui.applyButton.toolTip) != allowed
+    known = ["Background", "White matter", "Tumor", "Xyz"], ["background", "white", "tumor", "cavity"]
+    for images, allowed in ((0, True), (-1, False)):
+        use_file(host, "weights", write_twin_header(tmp_path / f"{images}.safetensors", *known, images))
+        assert ui.applyButton.enabled == allowed and ("does not hold weights" in ui.applyButton.toolTip) != allowed
     use_file(host, "weights", str(tmp_path / "0.safetensors"))
     # a whole twin finds its tissues in the plan by itself
     assert [t.role for t in host.widget.plan()[0].anatomy.tissues] == ["background", "white", "tumor"]

@@ -12,7 +12,7 @@ pytest.importorskip("slicer")
 pytest.importorskip("PySide6.QtWidgets")
 
 import slicer
-from panel_user import add_segmentation, choose, everything, ready
+from panel_user import add_segmentation, add_volume, choose, everything, ready
 
 from AnatomyDTLib.scene.geometry import Grid, oriented_image
 
@@ -21,14 +21,6 @@ def parameters(host):
     """Everything that is chosen, as the scene holds it."""
     node = host.widget._parameterNode.parameterNode
     return {name: node.GetParameter(name) for name in node.GetParameterNames()}
-
-
-def add_volume(name, values, origin=0.0):
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    if values is not None:
-        node.SetAndObserveImageData(oriented_image(values, Grid(values.shape, np.eye(4))))
-    node.SetOrigin(origin, origin, origin)
-    return node
 
 
 def with_dose(host, volume):

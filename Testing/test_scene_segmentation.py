@@ -10,6 +10,7 @@ from AnatomyDTLib.engine import ForecastError  # noqa: E402
 from AnatomyDTLib.plan import Anatomy, Plan, Tissue  # noqa: E402
 from AnatomyDTLib.scene import segmentation as nodes  # noqa: E402
 from AnatomyDTLib.scene.geometry import Grid, grid_of_volume, oriented_image, vtk_matrix, voxels  # noqa: E402
+from AnatomyDTLib.scene.slices import finished  # noqa: E402
 
 
 def geometry(axis, degrees, spacing_xyz, origin, mirror=False):
@@ -320,6 +321,27 @@ def test_a_whole_numbered_dose_is_not_rounded_between_voxels(add_segmentation, a
     ramp = np.broadcast_to(np.arange(60, dtype=np.int16), (20, 32, 60))
     found, _ = nodes.dose_gy(nodes.read(add_segmentation(head(), ROUND, NAMES)), add_volume(ramp, half, "Dose"))
     np.testing.assert_allclose(found[5, 5], np.arange(40) + 0.5, atol=1e-4)
+
+
+def test_an_image_lies_where_it_is_in_the_world_and_is_darkest_outside(add_segmentation, add_volume):
+    node = add_segmentation(head(), ROUND, NAMES)
+    baseline = nodes.read(node)
+    half = ROUND.copy()
+    half[0, 3] = -0.5
+    ramp = np.broadcast_to(np.arange(-100, -40, dtype=np.int16), (20, 32, 60))
+    found, warnings = finished(nodes.reading_image(baseline, add_volume(ramp, half, "CT")))
+    np.testing.assert_allclose(found[5, 5], np.arange(40) - 99.5, atol=1e-4)
+    assert found.dtype == np.float32 and warnings == ()
+    slab, _ = finished(nodes.reading_image(baseline, add_volume(ramp[:, :, :20], half, "Slab")))
+    assert np.all(slab[5, 5, 21:] == -99.5)
+    _, warnings = finished(nodes.reading_image(baseline, add_volume(ramp[:10], ROUND, "Half")))
+    assert len(warnings) == 1 and "outside the image 'Half'" in warnings[0]
+    away = ROUND.copy()
+    away[0, 3] = 1000.0
+    with pytest.raises(ForecastError, match="'Away' does not overlap the segmentation"):
+        finished(nodes.reading_image(baseline, add_volume(ramp, away, "Away")))
+    with pytest.raises(ForecastError, match="'Bad' holds NaN"):
+        finished(nodes.reading_image(baseline, add_volume(np.full((20, 32, 40), np.nan, np.float32), ROUND, "Bad")))
 
 
 def test_a_dose_on_the_same_voxels_is_taken_as_it_is(add_segmentation, add_volume):

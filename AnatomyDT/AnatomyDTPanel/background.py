@@ -250,16 +250,19 @@ class Run(Process):
     """A forecast; arguments as `engine.forecast`, result() is Computed.
 
     ijk_to_ras: (4, 4) of the labels' grid, for the surfaces; None: no surfaces are made
+    images: arrays that the weights need, in the order of their training
     twin: JSON of the calibrated twin that the plan's numbers are of; with `members`, draws of it are forecast too
     """
 
     def __init__(
         self, labels: np.ndarray, spacing_mm, plan: Plan, maps=None, device="auto", probabilities=False, weights=None,
-        ijk_to_ras=None, twin=None, members=0,
+        ijk_to_ras=None, twin=None, members=0, images=(),
     ):
+        pictures = {f"image{number}": image for number, image in enumerate(images, start=1)}
         request = {
-            "task": "forecast", "probabilities": probabilities, "weights": weights, "twin": twin, "members": members}
-        self._begin(request, {"labels": labels}, labels, spacing_mm, plan, maps, device, ijk_to_ras)
+            "task": "forecast", "probabilities": probabilities, "weights": weights, "twin": twin, "members": members,
+            "images": list(pictures)}
+        self._begin(request, {"labels": labels, **pictures}, labels, spacing_mm, plan, maps, device, ijk_to_ras)
 
     def _begin(self, request, arrays, labels, spacing_mm, plan, maps, device, ijk_to_ras):
         self.spacing_mm, self._shape = tuple(spacing_mm), labels.shape

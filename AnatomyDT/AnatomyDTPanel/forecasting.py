@@ -14,6 +14,7 @@ from AnatomyDTLib.plan import PlanError
 from AnatomyDTLib.scene.segmentation import MOST_SEGMENTS
 
 from . import choices, cost, devices, models, tissues
+from .images import ImageSelectors
 from .texts import growthText, modelTexts, showChoice
 
 APPLY_SHORTCUT = "Alt+A"
@@ -31,6 +32,7 @@ class Forecasting:
             self.ui.modelComboBox.addItem(text, model)
         for device in ("auto", "cpu", "cuda"):
             self.ui.deviceComboBox.addItem("", device)
+        self._images = ImageSelectors(self.ui.imagesWidget, self.onImagesChosen)
         self._query, self._started, self._applied = None, None, 0.0
         self._queryTimer = qt.QTimer()
         self._queryTimer.setInterval(200)
@@ -54,6 +56,10 @@ class Forecasting:
                 blocked = ui.modelFileLineEdit.blockSignals(True)
                 ui.modelFileLineEdit.setCurrentPath(path)
                 ui.modelFileLineEdit.blockSignals(blocked)
+        images = self._wantedImages()
+        for widget in (ui.imagesLabel, ui.imagesWidget):
+            widget.setVisible(len(images) > 0)
+        self._images.show(images)
         status = self._modelStatus()
         ui.modelStatusLabel.setText(status)
         ui.modelStatusLabel.setVisible(status != "")
@@ -97,6 +103,28 @@ class Forecasting:
                 days=", ".join(format(visit.day, "g") for visit in self.twin().observations))
         except PlanError as error:
             return sentence(error)
+
+    def _wantedImages(self):
+        """A volume, or None where none is chosen yet, for each image that the weights need."""
+        try:
+            wanted = models.weights_of(self._weights()).images if self._weights() else 0
+        except PlanError:
+            wanted = 0
+        chosen = list(self._parameterNode.images)[:wanted]
+        return chosen + [None] * (wanted - len(chosen))
+
+    def _missingImage(self):
+        """Why the images cannot be taken, "" when they can."""
+        images = self._wantedImages()
+        if None in images:
+            return _("The weights were trained with {count} image(s): choose them under Images, in that order.").format(count=len(images))
+        if len({node.GetID() for node in images}) < len(images):
+            return _("An image stands twice under Images.")
+        return ""
+
+    def onImagesChosen(self, nodes):
+        if self._parameterNode is not None and not self._updating:
+            self._parameterNode.images = list(nodes)
 
     def _missingModel(self):
         if self._parameterNode.model == models.TWIN:
@@ -242,6 +270,8 @@ class Forecasting:
             return _("Give the forecast a name.")
         if not self._modelIsThere():
             return self._missingModel()
+        if self._missingImage():
+            return self._missingImage()
         try:
             self.plan()
         except PlanError as error:
@@ -288,8 +318,7 @@ class Forecasting:
             self.logic.forecast(
                 p.segmentation, plan, reference=p.reference, assignment=assignment, regions=self._regions(plan),
                 doses=self._doses(plan), name=p.forecastName.strip(), probabilities=p.probabilities, device=p.device,
-                weights=self._weights(),
-                twin=self.twin(), members=p.members,
+                weights=self._weights(), images=self._wantedImages(), twin=self.twin(), members=p.members,
                 progress=self.onProgress, completed=self.onCompleted)
         except ValueError as error:
             return self.say(str(error))

@@ -42,12 +42,13 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views, Calibra
 
     def forecast(
         self, segmentation, plan, reference=None, assignment=None, regions=None, doses=None, name="Forecast",
-        probabilities=False, device="auto", weights=None, twin=None, members=20, waitForCompletion=False, progress=None,
-        completed=None,
+        probabilities=False, device="auto", weights=None, images=(), twin=None, members=20, waitForCompletion=False,
+        progress=None, completed=None,
     ):
         """Forecasts a segmentation in the background; arguments as AnatomyDTLib.scene.forecast.forecast.
 
-        weights: path of a growth network's weights, None for the mechanistic model alone
+        weights: path of a growth network's or a trained twin's weights, None for the mechanistic model alone
+        images: volume nodes that the weights were trained with, in the order of their training
         twin: the calibrated twin that the plan's numbers are of, where they are; a baseline of another is warned of
         members: with `probabilities` and a twin of this baseline, the probability is that of so many draws of the twin,
             and the chart gets its 80 % band; 0: the forecast's own
@@ -63,7 +64,7 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views, Calibra
         scene = segmentation.GetScene()
         read = self._reading(segmentation, reference, plan, assignment, regions, doses, twin)
         draws = (twin, members) if probabilities else (None, 0)
-        job = self._forecasting(scene, read, plan, name, device, probabilities, weights, *draws)
+        job = self._forecasting(scene, read, plan, name, device, probabilities, weights, images, *draws)
         return self.begin(job, scene, progress, completed, waitForCompletion)
 
     def _reading(self, segmentation, reference, plan, assignment, regions, doses, twin=None):
@@ -76,15 +77,18 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views, Calibra
             warnings += self._twinWarnings(twin, labels, baseline.spacing_mm)
         return baseline, labels, segments, maps, baseline.warnings + warnings
 
-    def _forecasting(self, scene, read, plan, name, device, probabilities, weights, twin, members):
+    def _forecasting(self, scene, read, plan, name, device, probabilities, weights, images, twin, members):
         read = yield from saying(read, lambda nothing: (0.0, _("reading the segmentation")))
         baseline, labels, segments, maps, warnings = read
+        seen = rooms.reading_images(baseline, images)
+        images, doubts = yield from saying(seen, lambda nothing: (0.0, _("reading the images")))
+        warnings += doubts
         if twin is not None and self._twinWarnings(twin, labels, baseline.spacing_mm):
             # What the draws say, they say of another patient.
             twin = None
         self.start(Run(
             labels, baseline.spacing_mm, plan, maps, device, probabilities, weights, baseline.grid.ijk_to_ras,
-            twin and twin.to_json(), members))
+            twin and twin.to_json(), members, images))
         computed = yield from self.computed(0.9)
         complete, shown = yield from self._placing(scene, computed, baseline, segments, name, warnings)
         return complete, shown, _("The forecast '{name}' is complete.").format(name=name)

@@ -16,6 +16,8 @@ MECHANISTIC, WEIGHTS, TWIN = "mechanistic", "weights", "twin"
 # A safetensors file begins with the length of its header: eight bytes, little endian. No header of ours is larger.
 LONGEST_HEADER = 1 << 20
 FORMAT_PREFIX = "anatomydt-"
+# What the panel has room for.
+MOST_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Weights:
     """What a weights file was trained for: tissue names in the order of the state and, where the file has them, roles.
 
     whole: it is a whole twin, which finds its tissues in any plan by itself; else a growth network, which needs their order
+    images: how many it needs beside the segmentation
     """
 
     tissues: tuple[str, ...]
     roles: tuple[str, ...] | None = None
     whole: bool = False
+    images: int = 0
 
 
 def weights_file(model: str, chosen: str) -> str | None:
@@ -52,12 +56,10 @@ def weights_of(path: str) -> Weights:
         tissues, roles = config["classes"], json.loads(told.get("roles", "null"))
         if not isinstance(tissues, list) or not all(isinstance(t, str) for t in tissues):
             raise TypeError
-        if config.get("images", 0):
-            raise PlanError(
-                f"the weights of '{name}' need images beside the segmentation, which the panel cannot give; choose another")
-        return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None, "twin" in told)
-    except PlanError:
-        raise
+        images = config.get("images", 0)
+        if not isinstance(images, int) or not 0 <= images <= MOST_IMAGES:
+            raise ValueError(images)
+        return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None, "twin" in told, images)
     except OSError as error:
         raise PlanError(f"the weights file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):

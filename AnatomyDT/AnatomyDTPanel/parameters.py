@@ -16,6 +16,7 @@ class AnatomyDTParameterNode:
         these two show instead
     followUps, followUpDays: row by row, a node None where none is chosen yet; followUp: the one to compare with, None for all
     numbering, regime, regimeStartDay: what Fill and Use would take; comparedTissue: of the chart of all forecasts
+    images: what the weights need beside the segmentation, in the order of their training; None where none is chosen yet
     model: "mechanistic", "weights" (with weightsFile), "glioma-sim" (shipped weights) or "twin" (with twinFile, else the scene's own `twin`)
     twin: the text that holds the twin which was calibrated here; members: how many draws of it
     followUpOutlines: whether the follow-ups' outlines are drawn over the forecast, on the days that are nearest to theirs
@@ -26,6 +27,7 @@ class AnatomyDTParameterNode:
     followUps: list[vtkMRMLSegmentationNode]
     followUpDays: list[float]
     followUp: vtkMRMLSegmentationNode
+    images: list[vtkMRMLScalarVolumeNode]
     regions: vtkMRMLSegmentationNode
     dose: vtkMRMLScalarVolumeNode
     twin: vtkMRMLTextNode

@@ -123,8 +123,9 @@ def forecast(folder: str, request: dict) -> None:
     plan, maps, labels = Plan.from_json(request["plan"]), maps_of(folder, request), load(folder, "labels")
     members = request["members"] if request["twin"] else 0
     share = 0.95 if not members else 0.2
+    images = {name: load(folder, name) for name in request["images"]}
     found = engine.forecast(
-        labels, request["spacing_mm"], plan, maps=maps, weights=request["weights"], device=request["device"],
+        labels, request["spacing_mm"], plan, maps=maps, weights=request["weights"], images=images, device=request["device"],
         probabilities=request["probabilities"] and not members, progress=teller(0.0, share),
     )
     probability, band = found.tumor_probability, None

@@ -97,6 +97,16 @@ def reading_maps(baseline: Baseline, regions: dict | None, doses: dict | None):
     return maps, warnings
 
 
+def reading_images(baseline: Baseline, volumes):
+    """Slices of the arrays of volume nodes on the baseline's grid, in their order, and warnings."""
+    images, warnings = [], ()
+    for volume in volumes:
+        image, said = yield from segmentation.reading_image(baseline, volume)
+        images.append(image)
+        warnings += said
+    return images, warnings
+
+
 def show(
     scene, found: Forecast, baseline: Baseline, segments: tuple[Segment, ...], name: str = "Forecast", cancelled=None
 ) -> Shown:

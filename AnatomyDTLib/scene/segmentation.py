@@ -203,6 +203,29 @@ def reading_dose_gy(baseline: Baseline, volume):
     return dose, warnings
 
 
+def reading_image(baseline: Baseline, volume):
+    """Slices of an image on the baseline's grid, (Z, Y, X) float32, linear; its darkest value outside it; and warnings."""
+    what = f"the image '{volume.GetName()}'"
+    matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
+    image, outside = yield from values_on(volume, baseline.grid, matrix, warp, True, what)
+    darkest, segmented, missed = np.inf, 0, 0
+    for slab in slabs(image.shape):
+        yield
+        if not np.isfinite(image[slab]).all():
+            raise ForecastError(f"{what} holds NaN or infinite values")
+        darkest = min(darkest, float(image[slab].min(where=~outside[slab], initial=np.inf)))
+        there = baseline.labels[slab] > 0
+        segmented += np.count_nonzero(there)
+        missed += np.count_nonzero(outside[slab] & there)
+    if missed == segmented:
+        raise ForecastError(f"{what} does not overlap the segmentation; choose one of the same scan")
+    yield
+    image[outside] = darkest
+    share = 100.0 * missed / segmented
+    warnings = (f"{share:.0f} % of the segmented voxels lie outside {what}; its darkest value stands there",) if share >= 0.5 else ()
+    return image, warnings
+
+
 def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarray, tuple[Segment, ...]]:
     """As `assigning`, in one go."""
     return finished(assigning(baseline, plan, assignment))
