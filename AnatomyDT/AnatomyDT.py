@@ -117,6 +117,7 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
@@ -204,6 +205,10 @@ class AnatomyDTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, Inputs,
         self.updateResults()
         # Node selectors that were made now learn of the nodes after this event.
         qt.QTimer.singleShot(0, self.onParametersModified)
+
+    def onSceneStartImport(self, caller, event):
+        # Selectors lose their nodes during an import, and would say so.
+        self.setParameterNode(None)
 
     def onSceneEndImport(self, caller, event):
         renamed = self.logic.distinguish()

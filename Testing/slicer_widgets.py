@@ -207,10 +207,15 @@ class qMRMLWidget(pythonqt(QtWidgets.QWidget)):
 
 
 class qMRMLNodeComboBox(pythonqt(QtWidgets.QComboBox)):
-    """Chooses a node of the real scene."""
+    """Chooses a node of the real scene.
+
+    As the application's: when the chosen node is removed the row before it is the current one, after an import none is; both
+    change the current node, neither is the user's choice (`nodeActivated`).
+    """
 
     connect = connect
     currentNodeChanged = QtCore.Signal(object)
+    nodeActivated = QtCore.Signal(object)
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -228,12 +233,24 @@ class qMRMLNodeComboBox(pythonqt(QtWidgets.QComboBox)):
         for tag in self._observed:
             self._scene.RemoveObserver(tag)
         self._scene = scene
-        events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent) if scene else ()
-        self._observed = [scene.AddObserver(event, self._sceneChanged) for event in events]
+        events = {
+            "NodeAboutToBeRemovedEvent": self._nodeRemoved, "NodeAddedEvent": self._sceneChanged, "NodeRemovedEvent": self._sceneChanged,
+            "EndCloseEvent": self._sceneChanged, "EndImportEvent": self._imported} if scene else {}
+        self._observed = [scene.AddObserver(getattr(scene, event), function) for event, function in events.items()]
         self._fill()
 
     def _sceneChanged(self, caller, event):
         self._fill()
+
+    def _imported(self, caller, event):
+        self._fill()
+        self._take(None)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _nodeRemoved(self, caller, event, node):
+        if node is self._node and not self._scene.IsClosing():
+            before = self.itemData(max(self.currentIndex - 1, 0))
+            self._take(self._scene.GetNodeByID(before) if before and before != node.GetID() else None)
 
     def _nodes(self):
         found = []
@@ -253,9 +270,15 @@ class qMRMLNodeComboBox(pythonqt(QtWidgets.QComboBox)):
         for node in nodes:
             self.addItem(node.GetName(), node.GetID())
         self._updating = False
-        self.setCurrentNode(self._node if self._node in nodes else None)
+        self._take(self._node if self._node in nodes else None)
 
     def setCurrentNode(self, node):
+        changed = node is not self._node
+        self._take(node)
+        if changed:
+            self.nodeActivated.emit(node)       # the application's cannot tell the two apart
+
+    def _take(self, node):
         changed = node is not self._node
         self._node, self._updating = node, True
         self.setCurrentIndex(max(self.findData(node.GetID() if node else ""), 0))

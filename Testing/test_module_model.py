@@ -142,9 +142,40 @@ def test_weights_that_need_images_take_them_from_the_scene(host, tmp_path):
     second.setCurrentNode(left)
     host.process()
     assert ui.applyButton.enabled, ui.applyButton.toolTip
-    slicer.mrmlScene.RemoveNode(left)
+    use_file(host, "weights", str(tmp_path / "one.safetensors"))
+    image_selectors(ui)[0].setCurrentNode(left)
+    use_file(host, "weights", str(tmp_path / "two.safetensors"))
+    first, second = image_selectors(ui)
+    assert first.currentNode() is left and second.currentNode() is left        # the second was not forgotten
+    second.setCurrentNode(right)
     host.process()
+
+
+def test_what_happens_to_the_scene_chooses_no_image(host, tmp_path):
+    """The selectors of the application go to another row when the chosen volume is removed, and to none by an import."""
+    ui = host.widget.ui
+    ready(host)
+    t1, flair, t2 = (add_volume(name, np.arange(24**3, dtype=np.int16).reshape(24, 24, 24)) for name in ("T1", "FLAIR", "T2"))
+    use_file(host, "weights", write_twin_header(
+        tmp_path / "w.safetensors", ["Background", "White matter", "Tumor"], ["background", "white", "tumor"], 2))
+    first, second = image_selectors(ui)
+    first.setCurrentNode(t1)
+    second.setCurrentNode(t2)
+    host.process()
+    assert ui.applyButton.enabled, ui.applyButton.toolTip
+    scene = slicer.mrmlScene
+    scene.StartState(scene.ImportState)
+    scene.EndState(scene.ImportState)
+    host.process()
+    assert host.widget._parameterNode.images == [t1, t2] and [first.currentNode(), second.currentNode()] == [t1, t2]
+    assert ui.segmentationSelector.currentNode().GetName() == "Patient" and ui.applyButton.enabled
+    scene.RemoveNode(t2)
+    host.process()
+    assert host.widget._parameterNode.images == [t1, None] and second.currentNode() is None
     assert "2 image(s)" in ui.applyButton.toolTip and not ui.applyButton.enabled
+    second.setCurrentNode(flair)
+    host.process()
+    assert ui.applyButton.enabled, ui.applyButton.toolTip
     choose(ui.modelComboBox, "mechanistic")
     assert not ui.imagesWidget.visible and ui.applyButton.enabled
 
@@ -157,9 +188,9 @@ def test_weights_for_other_tissues_are_refused(host, tmp_path):
     use_file(host, "weights", weights_file(tmp_path / "b.safetensors", ["Background", "White matter", "Tumor", "Xyz"]))
     assert "Xyz" in ui.applyButton.toolTip and not ui.applyButton.enabled
     known = ["Background", "White matter", "Tumor", "Xyz"], ["background", "white", "tumor", "cavity"]
-    for images, allowed in ((0, True), (-1, False)):
+    for images, word in ((0, "Run"), (-1, "does not hold weights"), (33, "need 33 images")):
         use_file(host, "weights", write_twin_header(tmp_path / f"{images}.safetensors", *known, images))
-        assert ui.applyButton.enabled == allowed and ("does not hold weights" in ui.applyButton.toolTip) != allowed
+        assert ui.applyButton.enabled == (images == 0) and word in ui.applyButton.toolTip
     use_file(host, "weights", str(tmp_path / "0.safetensors"))
     # a whole twin finds its tissues in the plan by itself
     assert [t.role for t in host.widget.plan()[0].anatomy.tissues] == ["background", "white", "tumor"]

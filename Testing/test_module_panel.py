@@ -306,6 +306,7 @@ def test_a_saved_scene_brings_panel_and_results_back(host, tmp_path):
     first, second = host.widget.logic.forecasts()
     assert host.widget.shown().browser is second.browser and second.baseline is host.widget._parameterNode.segmentation
     assert second.baseline is not first.baseline
+    assert [day for node, day in host.widget.followUps()] == [25.0]
 
 
 def test_scripts_can_wait_for_a_forecast(host):

@@ -323,7 +323,7 @@ def test_a_whole_numbered_dose_is_not_rounded_between_voxels(add_segmentation, a
     np.testing.assert_allclose(found[5, 5], np.arange(40) + 0.5, atol=1e-4)
 
 
-def test_an_image_lies_where_it_is_in_the_world_and_is_darkest_outside(add_segmentation, add_volume):
+def test_an_image_lies_where_it_is_in_the_world_and_is_darkest_outside(slicer_scene, add_segmentation, add_volume):
     node = add_segmentation(head(), ROUND, NAMES)
     baseline = nodes.read(node)
     half = ROUND.copy()
@@ -340,6 +340,8 @@ def test_an_image_lies_where_it_is_in_the_world_and_is_darkest_outside(add_segme
     away[0, 3] = 1000.0
     with pytest.raises(ForecastError, match="'Away' does not overlap the segmentation"):
         finished(nodes.reading_image(baseline, add_volume(ramp, away, "Away")))
+    with pytest.raises(ForecastError, match="^the image 'Empty' holds no image"):
+        finished(nodes.reading_image(baseline, slicer_scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")))
     with pytest.raises(ForecastError, match="'Bad' holds NaN"):
         finished(nodes.reading_image(baseline, add_volume(np.full((20, 32, 40), np.nan, np.float32), ROUND, "Bad")))
 

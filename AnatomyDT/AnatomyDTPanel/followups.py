@@ -69,12 +69,13 @@ class FollowUpTable:
     def _selector(self, number):
         selector = slicer.qMRMLNodeComboBox()
         selector.setObjectName("followUp" + str(number))
-        selector.nodeTypes = ["vtkMRMLSegmentationNode"]
+        selector.nodeTypes, selector.showChildNodeTypes = ["vtkMRMLSegmentationNode"], False
         selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
         selector.setMRMLScene(slicer.mrmlScene)
         selector.setCurrentNode(self._rows[number][0])
         selector.setToolTip(_("A later segmentation, whose segments have the names of the first one's."))
-        selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node, number=number: self._edited(number, 0, node))
+        # The current node changes too when the scene takes it away; the parameter node tells of that.
+        selector.connect("nodeActivated(vtkMRMLNode*)", lambda node, number=number: self._edited(number, 0, node))
         return selector
 
     def _spin(self, number):
@@ -89,7 +90,7 @@ class FollowUpTable:
         return spin
 
     def _edited(self, number, column, value):
-        # The scene changes the selectors too, when it is closed: rows that are gone say nothing.
+        # Rows that are gone say nothing.
         if number >= len(self._rows) or self._rows[number][column] == value:
             return
         row = list(self._rows[number])

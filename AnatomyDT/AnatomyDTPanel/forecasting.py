@@ -117,14 +117,15 @@ class Forecasting:
         """Why the images cannot be taken, "" when they can."""
         images = self._wantedImages()
         if None in images:
-            return _("The weights were trained with {count} image(s): choose them under Images, in that order.").format(count=len(images))
+            return _("The weights were trained with {count} image(s): choose them under Images, in the order of their training.").format(count=len(images))
         if len({node.GetID() for node in images}) < len(images):
             return _("An image stands twice under Images.")
         return ""
 
     def onImagesChosen(self, nodes):
         if self._parameterNode is not None and not self._updating:
-            self._parameterNode.images = list(nodes)
+            # What was chosen for weights that need more of them stays.
+            self._parameterNode.images = list(nodes) + list(self._parameterNode.images)[len(nodes):]
 
     def _missingModel(self):
         if self._parameterNode.model == models.TWIN:

@@ -31,32 +31,41 @@ class ImageSelectors:
 
     def _fill(self):
         for selector in self._selectors:
-            # Gone at once, not when the application next has time: it would still answer to its name.
+            # It may be the one that is telling what was chosen: gone for the user, deleted later.
+            selector.blockSignals(True)
             self._layout.removeWidget(selector)
-            selector.setParent(None)
+            selector.hide()
+            selector.setObjectName("")
             selector.deleteLater()
         self._selectors = [self._selector(number) for number in range(len(self._nodes))]
         # Nothing is put behind a widget that takes no focus.
         self._widget.setFocusPolicy(qt.Qt.TabFocus)
-        tabFrom(self._widget, [letTabReach(selector, hasLabel=False) for selector in self._selectors])
+        tabFrom(self._widget, [self._focused(number) for number in range(len(self._selectors))])
         self._widget.setFocusPolicy(qt.Qt.NoFocus)
+
+    def _focused(self, number):
+        """The part of a selector that takes the focus, with its name."""
+        focused = letTabReach(self._selectors[number], hasLabel=False)
+        focused.setAccessibleName(self._named(number))
+        return focused
+
+    def _named(self, number):
+        return _("Image {number} of {count}").format(number=number + 1, count=len(self._nodes))
 
     def _selector(self, number):
         selector = slicer.qMRMLNodeComboBox()
         selector.setObjectName("image" + str(number))
-        selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+        selector.nodeTypes, selector.showChildNodeTypes = ["vtkMRMLScalarVolumeNode"], False
         selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
         selector.setMRMLScene(slicer.mrmlScene)
         selector.setCurrentNode(self._nodes[number])
-        what = _("Image {number} of {count}").format(number=number + 1, count=len(self._nodes))
-        selector.setAccessibleName(what)
-        selector.setToolTip(_("{what}, in the order in which the weights were trained with them.").format(what=what))
-        selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node, number=number: self._edited(number, node))
+        selector.setToolTip(_("{what}, in the order in which the weights were trained with them.").format(what=self._named(number)))
+        # The current node changes too when the scene takes it away; the parameter node tells of that.
+        selector.connect("nodeActivated(vtkMRMLNode*)", lambda node, number=number: self._edited(number, node))
         self._layout.addWidget(selector)
         return selector
 
     def _edited(self, number, node):
-        # The scene changes the selectors too, when it is closed.
-        if number < len(self._nodes) and self._nodes[number] is not node:
+        if self._nodes[number] is not node:
             self._nodes[number] = node
             self._changed(self._nodes)

@@ -57,9 +57,13 @@ def weights_of(path: str) -> Weights:
         if not isinstance(tissues, list) or not all(isinstance(t, str) for t in tissues):
             raise TypeError
         images = config.get("images", 0)
-        if not isinstance(images, int) or not 0 <= images <= MOST_IMAGES:
+        if not isinstance(images, int) or images < 0:
             raise ValueError(images)
+        if images > MOST_IMAGES:
+            raise PlanError(f"the weights of '{name}' need {images} images, and the panel takes at most {MOST_IMAGES}; use the command line")
         return Weights(tuple(tissues), tuple(roles) if roles and len(roles) == len(tissues) else None, "twin" in told, images)
+    except PlanError:
+        raise
     except OSError as error:
         raise PlanError(f"the weights file '{name}' cannot be read: {(error.strerror or str(error)).lower()}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):

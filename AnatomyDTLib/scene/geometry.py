@@ -95,10 +95,14 @@ def grid_of(image: slicer.vtkOrientedImageData) -> Grid:
     return Grid((k1 - k0 + 1, j1 - j0 + 1, i1 - i0 + 1), numpy_matrix(matrix) @ first)
 
 
-def grid_of_volume(volume, what: str = "the reference volume") -> Grid:
-    """The grid of a volume node in the node's own coordinates (its parent transform not applied)."""
+def grid_of_volume(volume, what: str | None = None) -> Grid:
+    """The grid of a volume node in the node's own coordinates (its parent transform not applied).
+
+    what: how a refusal names it; None: as the reference volume
+    """
     if volume.GetImageData() is None or min(volume.GetImageData().GetDimensions()) < 1:
-        raise ForecastError(f"{what} '{volume.GetName()}' holds no image; choose one that does")
+        what = what or f"the reference volume '{volume.GetName()}'"
+        raise ForecastError(f"{what} holds no image; choose one that does")
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     return Grid(volume.GetImageData().GetDimensions()[::-1], numpy_matrix(matrix))

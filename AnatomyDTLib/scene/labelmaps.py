@@ -207,6 +207,8 @@ def values_on(volume, grid: Grid, matrix, warp, linear: bool, what: str):
     """Slices of (values on the grid as float32, where the grid lies outside the volume)."""
     source = grid_of_volume(volume, what)
     image = volume.GetImageData()
+    if image.GetPointData().GetScalars() is None:
+        raise ForecastError(f"{what} holds no numbers; choose one that does")
     if image.GetNumberOfScalarComponents() != 1:
         raise ForecastError(f"{what} has several values per voxel; choose a volume with one")
     values = np.empty(source.shape, np.float32)
