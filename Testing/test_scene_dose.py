@@ -6,7 +6,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from AnatomyDTLib.engine import ForecastError
-from AnatomyDTLib.scene import dose, labelmaps, segmentation
+from AnatomyDTLib.scene import dose, labelmaps, maps, segmentation
 
 UNIT = "DicomRtImport.DoseUnitName"
 
@@ -35,7 +35,7 @@ def under_a_study(scene, volume, **attributes):
 
 
 def test_a_volume_that_says_no_unit_is_taken_in_gray(baseline, volume):
-    found, warnings = segmentation.dose_gy(baseline, volume())
+    found, warnings = maps.dose_gy(baseline, volume())
     assert (found == 60.0).all() and warnings == ()
 
 
@@ -46,7 +46,7 @@ def test_the_unit_of_the_study_counts(slicer_scene, baseline, volume, said, valu
     """The grid scaling is already in the voxels and is not applied again."""
     dosed = volume(value)
     under_a_study(slicer_scene, dosed, DoseUnitName=said, DoseUnitValue="4.5e-05")
-    found, warnings = segmentation.dose_gy(baseline, dosed)
+    found, warnings = maps.dose_gy(baseline, dosed)
     assert found == pytest.approx(gray)
     assert len(warnings) == (value != gray) and all("converted to Gy" in w for w in warnings)
 
@@ -55,7 +55,7 @@ def test_the_unit_of_the_volume_itself_counts_before_the_studys(slicer_scene, ba
     dosed = volume(6000.0)
     under_a_study(slicer_scene, dosed, DoseUnitName="GY")
     dosed.SetAttribute(UNIT, "cGy")
-    assert segmentation.dose_gy(baseline, dosed)[0] == pytest.approx(60.0)
+    assert maps.dose_gy(baseline, dosed)[0] == pytest.approx(60.0)
 
 
 @pytest.mark.parametrize("said", ["RELATIVE", "%", "Sv"])
@@ -63,12 +63,12 @@ def test_a_relative_dose_is_refused(slicer_scene, baseline, volume, said):
     dosed = volume(100.0)
     under_a_study(slicer_scene, dosed, DoseUnitName=said)
     with pytest.raises(ForecastError, match="not in Gy"):
-        segmentation.dose_gy(baseline, dosed)
+        maps.dose_gy(baseline, dosed)
 
 
 def test_more_than_any_course_gives_is_refused(baseline, volume):
     with pytest.raises(ForecastError, match="cGy"):
-        segmentation.dose_gy(baseline, volume(6000.0))
+        maps.dose_gy(baseline, volume(6000.0))
 
 
 def test_a_volume_outside_the_hierarchy_has_no_unit(slicer_scene, volume):
@@ -80,10 +80,10 @@ def test_slab_by_slab_it_is_the_same(monkeypatch, baseline, slicer_scene, add_vo
     """With the grid and off it, and partly outside; the last slab is a thinner one."""
     matrix = np.diag([spacing, spacing, spacing, 1.0])
     ramp = add_volume(np.arange(343, dtype=np.float32).reshape(7, 7, 7) / 10, matrix, "Ramp")
-    whole, said = segmentation.dose_gy(baseline, ramp)
+    whole, said = maps.dose_gy(baseline, ramp)
     monkeypatch.setattr(labelmaps, "SLAB_VOXELS", 80)
     monkeypatch.setattr(labelmaps, "RESAMPLED_VOXELS", 150)
-    slices = segmentation.reading_dose_gy(baseline, ramp)
+    slices = maps.reading_dose_gy(baseline, ramp)
     count = 0
     with pytest.raises(StopIteration) as last:
         while True:

@@ -1,54 +1,16 @@
-"""Nodes -> arrays: geometry, transforms, overlap, conversions, doses, regions, and every refusal."""
+"""Segmentation nodes -> labels: geometry, transforms, overlap, conversions, tissues, and every refusal."""
 
 import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
 import vtk  # noqa: E402
+from scene_cases import NAMES, OBLIQUE, ROUND, ball, bend, dice, geometry, head  # noqa: E402
 
 from AnatomyDTLib.engine import ForecastError  # noqa: E402
 from AnatomyDTLib.plan import Anatomy, Plan, Tissue  # noqa: E402
 from AnatomyDTLib.scene import segmentation as nodes  # noqa: E402
-from AnatomyDTLib.scene.geometry import Grid, grid_of_volume, oriented_image, vtk_matrix, voxels  # noqa: E402
-from AnatomyDTLib.scene.slices import finished  # noqa: E402
-
-
-def geometry(axis, degrees, spacing_xyz, origin, mirror=False):
-    """An oblique IJKToRAS: rotation about `axis`, anisotropic spacing, left-handed when mirrored."""
-    axis = np.array(axis, float) / np.linalg.norm(axis)
-    a = np.deg2rad(degrees)
-    k = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    matrix = np.eye(4)
-    matrix[:3, :3] = (np.eye(3) + np.sin(a) * k + (1 - np.cos(a)) * k @ k) @ np.diag(spacing_xyz)
-    if mirror:
-        matrix[:3, 2] *= -1
-    matrix[:3, 3] = origin
-    return matrix
-
-
-OBLIQUE = geometry((1, 2, 3), 35, (0.86, 0.9, 6.5), (-40.0, 12.5, 77.0), mirror=True)
-ROUND = geometry((0, 0, 1), 0, (1, 1, 1), (0, 0, 0))
-
-
-def ball(shape, center, radius, ijk_to_ras=None):
-    """Voxels of a (Z, Y, X) array whose centre lies in a ball, in voxels, or in mm with a geometry."""
-    z, y, x = np.indices(shape)
-    points = np.stack([x, y, z], -1).astype(float)
-    if ijk_to_ras is not None:
-        points = points @ ijk_to_ras[:3, :3].T + ijk_to_ras[:3, 3]
-    return ((points - np.array(center)) ** 2).sum(-1) < radius**2
-
-
-def head(shape=(20, 32, 40)):
-    labels = np.zeros(shape, np.uint8)
-    c = np.array(shape[::-1]) / 2
-    labels[ball(shape, c, 9.0)] = 1
-    labels[ball(shape, c + (3, 0, 0), 3.0)] = 2
-    labels[2, 3, 5] = 3                      # one voxel, far from the others
-    return labels
-
-
-NAMES = ("Brain", "Tumor", "Fleck")
+from AnatomyDTLib.scene.geometry import Grid, grid_of_volume, oriented_image, voxels  # noqa: E402
 
 
 def export(scene, node, reference=None):
@@ -60,10 +22,6 @@ def export(scene, node, reference=None):
     mode = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
     assert slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(node, ids, out, reference, mode)
     return voxels(out.GetImageData()), grid_of_volume(out)
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 @pytest.mark.parametrize("matrix", [ROUND, OBLIQUE, geometry((1, 0, 0), 90, (2, 0.5, 1), (3, 4, 5))])
@@ -155,23 +113,6 @@ def test_a_shearing_transform_is_said(add_segmentation, add_transform):
     node = add_segmentation(head(), ROUND, NAMES)
     node.SetAndObserveTransformNodeID(add_transform(shear).GetID())
     assert any("not perpendicular" in w for w in nodes.read(node).warnings)
-
-
-def bend(scene):
-    """A smooth nonlinear transform node: a thin-plate spline that moves the middle by a few mm."""
-    source, target = vtk.vtkPoints(), vtk.vtkPoints()
-    for p in np.array(np.meshgrid((0, 40), (0, 32), (0, 20))).reshape(3, -1).T:
-        source.InsertNextPoint(*p)
-        target.InsertNextPoint(*p)
-    source.InsertNextPoint(20, 16, 10)
-    target.InsertNextPoint(24, 16, 10)
-    spline = vtk.vtkThinPlateSplineTransform()
-    spline.SetSourceLandmarks(source)
-    spline.SetTargetLandmarks(target)
-    spline.SetBasisToR()
-    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Bend")
-    node.SetAndObserveTransformToParent(spline)
-    return node
 
 
 @pytest.mark.parametrize("with_reference", [False, True])
@@ -293,111 +234,6 @@ def test_254_segments_are_read_and_255_refused(add_segmentation):
     np.testing.assert_array_equal(nodes.read(add_segmentation(labels, ROUND, names[:254])).labels, labels)
     with pytest.raises(ForecastError, match="255 segments.*at most 254"):
         nodes.read(add_segmentation(labels, ROUND, names))
-
-
-def world(grid, transform=np.eye(4)):
-    z, y, x = np.indices(grid.shape)
-    return np.stack([x, y, z, np.ones_like(x)], -1) @ (transform @ grid.ijk_to_ras).T
-
-
-def test_a_dose_is_interpolated_linearly_where_it_lies_in_the_world(add_segmentation, add_volume, add_transform):
-    node = add_segmentation(head(), geometry((1, 1, 0), 25, (1.1, 0.9, 1.3), (0, 0, 0)), NAMES)
-    turned = geometry((0, 0, 1), 40, (1, 1, 1), (7, -2, 3))
-    node.SetAndObserveTransformNodeID(add_transform(turned).GetID())
-    coarse = Grid((40, 40, 40), geometry((0, 1, 0), 15, (4, 4, 4), (-75, -75, -75)))
-    moved = geometry((1, 0, 0), 5, (1, 1, 1), (1, 2, 3))
-    field = np.array([0.11, 0.05, 0.07])
-    dose = add_volume((world(coarse, moved)[..., :3] @ field + 20).astype(np.float32), coarse.ijk_to_ras, "Dose")
-    dose.SetAndObserveTransformNodeID(add_transform(moved).GetID())
-    baseline = nodes.read(node)
-    found, warnings = nodes.dose_gy(baseline, dose)
-    np.testing.assert_allclose(found, world(baseline.grid, turned)[..., :3] @ field + 20, atol=1e-3)
-    assert warnings == () and found.dtype == np.float32
-
-
-def test_a_whole_numbered_dose_is_not_rounded_between_voxels(add_segmentation, add_volume):
-    half = ROUND.copy()
-    half[0, 3] = -0.5
-    ramp = np.broadcast_to(np.arange(60, dtype=np.int16), (20, 32, 60))
-    found, _ = nodes.dose_gy(nodes.read(add_segmentation(head(), ROUND, NAMES)), add_volume(ramp, half, "Dose"))
-    np.testing.assert_allclose(found[5, 5], np.arange(40) + 0.5, atol=1e-4)
-
-
-def test_an_image_lies_where_it_is_in_the_world_and_is_darkest_outside(slicer_scene, add_segmentation, add_volume):
-    node = add_segmentation(head(), ROUND, NAMES)
-    baseline = nodes.read(node)
-    half = ROUND.copy()
-    half[0, 3] = -0.5
-    ramp = np.broadcast_to(np.arange(-100, -40, dtype=np.int16), (20, 32, 60))
-    found, warnings = finished(nodes.reading_image(baseline, add_volume(ramp, half, "CT")))
-    np.testing.assert_allclose(found[5, 5], np.arange(40) - 99.5, atol=1e-4)
-    assert found.dtype == np.float32 and warnings == ()
-    slab, _ = finished(nodes.reading_image(baseline, add_volume(ramp[:, :, :20], half, "Slab")))
-    assert np.all(slab[5, 5, 21:] == -99.5)
-    _, warnings = finished(nodes.reading_image(baseline, add_volume(ramp[:10], ROUND, "Half")))
-    assert len(warnings) == 1 and "outside the image 'Half'" in warnings[0]
-    away = ROUND.copy()
-    away[0, 3] = 1000.0
-    with pytest.raises(ForecastError, match="'Away' does not overlap the segmentation"):
-        finished(nodes.reading_image(baseline, add_volume(ramp, away, "Away")))
-    with pytest.raises(ForecastError, match="^the image 'Empty' holds no image"):
-        finished(nodes.reading_image(baseline, slicer_scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")))
-    with pytest.raises(ForecastError, match="'Bad' holds NaN"):
-        finished(nodes.reading_image(baseline, add_volume(np.full((20, 32, 40), np.nan, np.float32), ROUND, "Bad")))
-
-
-def test_a_dose_on_the_same_voxels_is_taken_as_it_is(add_segmentation, add_volume):
-    values = np.random.default_rng(0).random((20, 32, 40)).astype(np.float32) * 60
-    found, _ = nodes.dose_gy(nodes.read(add_segmentation(head(), OBLIQUE, NAMES)), add_volume(values, OBLIQUE, "Dose"))
-    np.testing.assert_array_equal(found, values)
-
-
-def test_doses_that_are_none_are_refused_and_a_partial_one_is_said(add_segmentation, add_volume):
-    baseline = nodes.read(add_segmentation(head(), ROUND, NAMES))
-    ones = np.ones((20, 32, 40), np.float32)
-    with pytest.raises(ForecastError, match="no dose volume"):
-        nodes.dose_gy(baseline, None)
-    for bad in (-ones, ones * np.nan, ones * np.inf):
-        with pytest.raises(ForecastError, match="'Dose' holds values that are no dose"):
-            nodes.dose_gy(baseline, add_volume(bad, ROUND, "Dose"))
-    with pytest.raises(ForecastError, match="zero everywhere"):
-        nodes.dose_gy(baseline, add_volume(ones * 0, ROUND, "Dose"))
-    with pytest.raises(ForecastError, match="several values"):
-        nodes.dose_gy(baseline, add_volume(np.ones((20, 32, 40, 3), np.float32), ROUND, "Dose"))
-    dose, warnings = nodes.dose_gy(baseline, add_volume(ones[:, :, :20], ROUND, "Dose"))
-    assert not dose[:, :, 20:].any() and dose[:, :, :20].all()
-    share = 100 * np.count_nonzero(baseline.labels[:, :, 20:]) / np.count_nonzero(baseline.labels)
-    assert f"{share:.0f} % of the segmented voxels lie outside the dose volume 'Dose'" in warnings[0]
-
-
-def test_a_region_from_a_segment_elsewhere_and_from_a_label_volume(add_segmentation, add_volume, add_transform):
-    labels = head()
-    node = add_segmentation(labels, OBLIQUE, NAMES)
-    baseline = nodes.read(node)
-    other = add_segmentation(labels, OBLIQUE, NAMES, "Target")
-    np.testing.assert_array_equal(nodes.region(baseline, other, "ID_Tumor"), labels == 2)
-    np.testing.assert_array_equal(nodes.region(baseline, other), labels > 0)
-    shift = np.eye(4)
-    shift[:3, 3] = (OBLIQUE @ (3, 0, 0, 0))[:3]
-    other.SetAndObserveTransformNodeID(add_transform(shift).GetID())
-    np.testing.assert_array_equal(nodes.region(baseline, other, "ID_Tumor")[:, :, 3:], (labels == 2)[:, :, :-3])
-    mask = add_volume((labels == 2).astype(np.uint8) * 7, OBLIQUE, "Mask", "vtkMRMLLabelMapVolumeNode")
-    np.testing.assert_array_equal(nodes.region(baseline, mask), labels == 2)
-    with pytest.raises(ForecastError, match="no region is chosen"):
-        nodes.region(baseline, None)
-    shift[:3, 3] = 500
-    other.GetParentTransformNode().SetMatrixTransformToParent(vtk_matrix(shift))
-    with pytest.raises(ForecastError, match="'Target' holds no voxel"):
-        nodes.region(baseline, other)
-
-
-def test_a_region_through_a_bend_is_where_slicer_puts_it(slicer_scene, add_segmentation):
-    baseline = nodes.read(add_segmentation(head(), ROUND, NAMES))
-    other = add_segmentation(head(), ROUND, NAMES, "Target")
-    other.SetAndObserveTransformNodeID(bend(slicer_scene).GetID())
-    found = nodes.region(baseline, other, "ID_Brain")
-    other.HardenTransform()
-    assert dice(found, nodes.region(baseline, other, "ID_Brain")) > 0.97
 
 
 PLAN = Plan(Anatomy((

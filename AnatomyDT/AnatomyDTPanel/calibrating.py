@@ -7,9 +7,9 @@ from slicer.i18n import tr as _
 from AnatomyDTLib.calibration.twin import Twin
 from AnatomyDTLib.engine import ForecastError
 from AnatomyDTLib.plan import Plan
-from AnatomyDTLib.scene import forecast as rooms
 from AnatomyDTLib.scene import segmentation as reading
 from AnatomyDTLib.scene import twins
+from AnatomyDTLib.scene.maps import reading_maps
 from AnatomyDTLib.scene.slices import saying
 
 from .background import Calibration, Comparing
@@ -99,7 +99,7 @@ class Calibrations:
             named = Plan.from_json(text).map_names()
             wanted = [{k: chosen[k] for k in named if k in (chosen or {}) and k not in maps} for chosen in (regions or {}, doses or {})]
             found, _warnings = yield from saying(
-                rooms.reading_maps(baseline, *wanted), lambda nothing: (0.0, _("reading the forecasts")))
+                reading_maps(baseline, *wanted), lambda nothing: (0.0, _("reading the forecasts")))
             maps |= found
             missing = [k for k in named if k not in maps]
             if missing:

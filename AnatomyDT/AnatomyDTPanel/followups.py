@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from .keyboard import letTabReach, tabFrom
+from .nodeselectors import nodeSelector, showNode
 
 LATEST_DAY = 36500.0
 # What a new row says: the day of the last one and a usual time between two scans.
@@ -36,10 +36,7 @@ class FollowUpTable:
             self._fill()
         self._rows = rows
         for (node, day), (selector, spin) in zip(rows, self._widgets):
-            if selector.currentNode() is not node:
-                blocked = selector.blockSignals(True)
-                selector.setCurrentNode(node)
-                selector.blockSignals(blocked)
+            showNode(selector, node)
             if spin.value != day:
                 blocked = spin.blockSignals(True)
                 spin.setValue(day)
@@ -67,16 +64,9 @@ class FollowUpTable:
         self._table.setFixedHeight((rows + 1) * self._table.rowHeight(0))
 
     def _selector(self, number):
-        selector = slicer.qMRMLNodeComboBox()
-        selector.setObjectName("followUp" + str(number))
-        selector.nodeTypes, selector.showChildNodeTypes = ["vtkMRMLSegmentationNode"], False
-        selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
-        selector.setMRMLScene(slicer.mrmlScene)
-        selector.setCurrentNode(self._rows[number][0])
-        selector.setToolTip(_("A later segmentation, whose segments have the names of the first one's."))
-        # The current node changes too when the scene takes it away; the parameter node tells of that.
-        selector.connect("nodeActivated(vtkMRMLNode*)", lambda node, number=number: self._edited(number, 0, node))
-        return selector
+        return nodeSelector(
+            f"followUp{number}", "vtkMRMLSegmentationNode", self._rows[number][0],
+            _("A later segmentation, whose segments have the names of the first one's."), lambda node: self._edited(number, 0, node))
 
     def _spin(self, number):
         spin = qt.QDoubleSpinBox()

@@ -271,8 +271,9 @@ class Forecasting:
             return _("Give the forecast a name.")
         if not self._modelIsThere():
             return self._missingModel()
-        if self._missingImage():
-            return self._missingImage()
+        missingImage = self._missingImage()
+        if missingImage:
+            return missingImage
         try:
             self.plan()
         except PlanError as error:

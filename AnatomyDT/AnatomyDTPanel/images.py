@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from .keyboard import letTabReach, tabFrom
+from .nodeselectors import nodeSelector, showNode
 
 
 class ImageSelectors:
@@ -24,10 +24,7 @@ class ImageSelectors:
         if len(self._nodes) != len(self._selectors):
             self._fill()
         for node, selector in zip(self._nodes, self._selectors):
-            if selector.currentNode() is not node:
-                blocked = selector.blockSignals(True)
-                selector.setCurrentNode(node)
-                selector.blockSignals(blocked)
+            showNode(selector, node)
 
     def _fill(self):
         for selector in self._selectors:
@@ -53,15 +50,10 @@ class ImageSelectors:
         return _("Image {number} of {count}").format(number=number + 1, count=len(self._nodes))
 
     def _selector(self, number):
-        selector = slicer.qMRMLNodeComboBox()
-        selector.setObjectName("image" + str(number))
-        selector.nodeTypes, selector.showChildNodeTypes = ["vtkMRMLScalarVolumeNode"], False
-        selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
-        selector.setMRMLScene(slicer.mrmlScene)
-        selector.setCurrentNode(self._nodes[number])
-        selector.setToolTip(_("{what}, in the order in which the weights were trained with them.").format(what=self._named(number)))
-        # The current node changes too when the scene takes it away; the parameter node tells of that.
-        selector.connect("nodeActivated(vtkMRMLNode*)", lambda node, number=number: self._edited(number, node))
+        selector = nodeSelector(
+            f"image{number}", "vtkMRMLScalarVolumeNode", self._nodes[number],
+            _("{what}, in the order in which the weights were trained with them.").format(what=self._named(number)),
+            lambda node: self._edited(number, node))
         self._layout.addWidget(selector)
         return selector
 

@@ -11,6 +11,7 @@ from AnatomyDTLib.engine import ForecastError
 from AnatomyDTLib.scene import comparison
 from AnatomyDTLib.scene import forecast as rooms
 from AnatomyDTLib.scene import segmentation as reading
+from AnatomyDTLib.scene.maps import reading_images, reading_maps
 from AnatomyDTLib.scene.slices import saying
 from AnatomyDTLib.scene.surfaces import stored_meshes
 
@@ -71,7 +72,7 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views, Calibra
         """Slices of (baseline, labels, segments, maps, warnings); with a twin, its doubts are the first warning."""
         baseline = yield from reading.reading(segmentation, reference)
         labels, segments = yield from reading.assigning(baseline, plan, assignment)
-        maps, warnings = yield from rooms.reading_maps(baseline, regions, doses)
+        maps, warnings = yield from reading_maps(baseline, regions, doses)
         yield
         if twin is not None:
             warnings += self._twinWarnings(twin, labels, baseline.spacing_mm)
@@ -80,7 +81,7 @@ class AnatomyDTLogic(ScriptedLoadableModuleLogic, Jobs, Packages, Views, Calibra
     def _forecasting(self, scene, read, plan, name, device, probabilities, weights, images, twin, members):
         read = yield from saying(read, lambda nothing: (0.0, _("reading the segmentation")))
         baseline, labels, segments, maps, warnings = read
-        seen = rooms.reading_images(baseline, images)
+        seen = reading_images(baseline, images)
         images, doubts = yield from saying(seen, lambda nothing: (0.0, _("reading the images")))
         warnings += doubts
         if twin is not None and self._twinWarnings(twin, labels, baseline.spacing_mm):

@@ -10,6 +10,7 @@ import vtk
 
 from ..engine import ForecastError
 from . import segmentation
+from .maps import reading_region
 
 COLUMNS = (
     ("Segment", "name"), ("DSC", "dice"), ("HD95 (mm)", "hd95_mm"), ("clDice", "cl_dice"),
@@ -69,7 +70,7 @@ class FollowUp:
         observed = np.zeros_like(frame.labels)
         for value, name in names.items():
             # A segment without a voxel is a tissue that has gone, or never was: nothing of it is observed.
-            there = yield from segmentation.reading_region(frame, self.node, self.ids[name], may_be_empty=True)
+            there = yield from reading_region(frame, self.node, self.ids[name], may_be_empty=True)
             observed[there] = value
         if not observed.any():
             raise ForecastError(

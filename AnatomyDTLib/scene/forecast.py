@@ -18,6 +18,7 @@ from .. import engine
 from ..engine import Forecast, ForecastError
 from ..plan import Plan
 from . import charts, segmentation, sequence
+from .maps import read_maps
 from .segmentation import Baseline, Segment
 from .slices import all_or_nothing, check_present, finished, nodes, remove as remove_nodes, saying
 
@@ -78,33 +79,6 @@ def forecast(
     )
     shown = show(node.GetScene(), found, baseline, segments, name, cancelled)
     return dataclasses.replace(found, warnings=baseline.warnings + warnings + tuple(found.warnings)), shown
-
-
-def read_maps(baseline: Baseline, regions: dict | None, doses: dict | None) -> tuple[dict, tuple[str, ...]]:
-    """As `reading_maps`, in one go."""
-    return finished(reading_maps(baseline, regions, doses))
-
-
-def reading_maps(baseline: Baseline, regions: dict | None, doses: dict | None):
-    """Slices of the arrays that a plan's treatments name, on the baseline's grid, and warnings."""
-    maps, warnings = {}, ()
-    for key, chosen in (regions or {}).items():
-        chosen, segment_id = chosen if isinstance(chosen, tuple) else (chosen, None)
-        maps[key] = yield from segmentation.reading_region(baseline, chosen, segment_id)
-    for key, volume in (doses or {}).items():
-        maps[key], said = yield from segmentation.reading_dose_gy(baseline, volume)
-        warnings += said
-    return maps, warnings
-
-
-def reading_images(baseline: Baseline, volumes):
-    """Slices of the arrays of volume nodes on the baseline's grid, in their order, and warnings."""
-    images, warnings = [], ()
-    for volume in volumes:
-        image, said = yield from segmentation.reading_image(baseline, volume)
-        images.append(image)
-        warnings += said
-    return images, warnings
 
 
 def show(

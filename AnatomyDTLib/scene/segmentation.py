@@ -1,4 +1,4 @@
-"""Segmentation, volume and region nodes -> arrays on one grid.
+"""Segmentation nodes -> labels on one grid, and the tissues of their segments.
 
 A segmentation is read in its own coordinates, so that the forecast, placed under the same parent
 transform, lies where the input lies. Lengths are those of the world: a transform that scales changes
@@ -14,12 +14,10 @@ import slicer
 import vtk
 
 from .. import presets
-from ..checks import LARGEST_DOSE_GY
 from ..engine import ForecastError
 from ..plan import Plan, Tissue
-from .dose import gray_per_unit
 from .geometry import Grid, grid_of_volume, transform_between
-from .labelmaps import as_labelmaps, hardened, merged, own_grid, slabs, translated, values_on
+from .labelmaps import as_labelmaps, hardened, merged, own_grid, translated
 from .slices import finished
 
 SURFACE = "Closed surface"
@@ -97,7 +95,7 @@ def reading(node, reference=None, segment_ids=None, parent=None, may_be_empty=Fa
     assert node.IsA("vtkMRMLSegmentationNode"), node.GetClassName()
     know_conversions()
     what = f"the segmentation '{node.GetName()}'"
-    present = _segment_ids(node, segment_ids, what)
+    present = ids_of(node, segment_ids, what)
     segmentation, warnings = node.GetSegmentation(), []
     parent = parent or node.GetParentTransformNode()
     to_world, warp = transform_between(parent, None)
@@ -139,91 +137,6 @@ def reading(node, reference=None, segment_ids=None, parent=None, may_be_empty=Fa
         parent.GetID() if parent is not None and to_world is not None else None,
         reference.GetID() if reference is not None else None, tuple(warnings),
     )
-
-
-def region(baseline: Baseline, node, segment_id: str | None = None, may_be_empty: bool = False) -> np.ndarray:
-    """As `reading_region`, in one go."""
-    return finished(reading_region(baseline, node, segment_id, may_be_empty))
-
-
-def reading_region(baseline: Baseline, node, segment_id: str | None = None, may_be_empty: bool = False):
-    """Slices of a resection region or radiation target on the baseline's grid, (Z, Y, X) bool, by nearest voxel.
-
-    node: a segmentation node (one segment, or all together) or a label volume (non-zero voxels)
-    may_be_empty: a region without a voxel in the image is one too; else ForecastError
-    """
-    if node is None:
-        raise ForecastError("no region is chosen; choose a segment or a label volume")
-    what = f"the region '{node.GetName()}'"
-    matrix, warp = transform_between(node.GetParentTransformNode(), _parent(baseline, node.GetScene()))
-    if node.IsA("vtkMRMLSegmentationNode"):
-        ids = _segment_ids(node, None if segment_id is None else [segment_id], what)
-        segmentation = as_labelmaps(node.GetSegmentation(), None, what)
-        inside = (yield from merged(segmentation, ids, baseline.grid, matrix, warp))[0] > 0
-    else:
-        inside = (yield from values_on(node, baseline.grid, matrix, warp, False, what))[0] != 0
-    if not inside.any() and not may_be_empty:
-        raise ForecastError(f"{what} holds no voxel of the forecast's image; choose one that overlaps the segmentation")
-    return inside
-
-
-def dose_gy(baseline: Baseline, volume) -> tuple[np.ndarray, tuple[str, ...]]:
-    """As `reading_dose_gy`, in one go."""
-    return finished(reading_dose_gy(baseline, volume))
-
-
-def reading_dose_gy(baseline: Baseline, volume):
-    """Slices of a dose volume on the baseline's grid, (Z, Y, X) float32 in Gy, linear; 0 outside it; and warnings.
-
-    The unit is the one that SlicerRT gave it (`dose`), else Gy.
-    """
-    if volume is None:
-        raise ForecastError("no dose volume is chosen; choose one, or give a uniform dose")
-    what = f"the dose volume '{volume.GetName()}'"
-    scale, warnings = gray_per_unit(volume)
-    matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
-    dose, outside = yield from values_on(volume, baseline.grid, matrix, warp, True, what)
-    largest, segmented, missed = 0.0, 0, 0
-    for slab in slabs(dose.shape):
-        yield
-        dose[slab] *= np.float32(scale)
-        if not np.isfinite(dose[slab]).all() or dose[slab].min() < 0:
-            raise ForecastError(f"{what} holds values that are no dose (negative or not a number); give the dose in Gy")
-        largest = max(largest, float(dose[slab].max()))
-        there = baseline.labels[slab] > 0
-        segmented += np.count_nonzero(there)
-        missed += np.count_nonzero(outside[slab] & there)
-    if largest == 0:
-        raise ForecastError(f"{what} is zero everywhere in the forecast's image; choose one that overlaps it")
-    if largest > LARGEST_DOSE_GY:
-        raise ForecastError(f"{what} reaches {largest:.0f} Gy, more than any course gives; if it is in cGy, divide it by 100")
-    share = 100.0 * missed / segmented
-    if share >= 0.5:
-        warnings += (f"{share:.0f} % of the segmented voxels lie outside {what} and get no dose",)
-    return dose, warnings
-
-
-def reading_image(baseline: Baseline, volume):
-    """Slices of an image on the baseline's grid, (Z, Y, X) float32, linear; its darkest value outside it; and warnings."""
-    what = f"the image '{volume.GetName()}'"
-    matrix, warp = transform_between(volume.GetParentTransformNode(), _parent(baseline, volume.GetScene()))
-    image, outside = yield from values_on(volume, baseline.grid, matrix, warp, True, what)
-    darkest, segmented, missed = np.inf, 0, 0
-    for slab in slabs(image.shape):
-        yield
-        if not np.isfinite(image[slab]).all():
-            raise ForecastError(f"{what} holds NaN or infinite values")
-        darkest = min(darkest, float(image[slab].min(where=~outside[slab], initial=np.inf)))
-        there = baseline.labels[slab] > 0
-        segmented += np.count_nonzero(there)
-        missed += np.count_nonzero(outside[slab] & there)
-    if missed == segmented:
-        raise ForecastError(f"{what} does not overlap the segmentation; choose one of the same scan")
-    yield
-    image[outside] = darkest
-    share = 100.0 * missed / segmented
-    warnings = (f"{share:.0f} % of the segmented voxels lie outside {what}; its darkest value stands there",) if share >= 0.5 else ()
-    return image, warnings
 
 
 def assigned(baseline: Baseline, plan: Plan, assignment=None) -> tuple[np.ndarray, tuple[Segment, ...]]:
@@ -302,16 +215,8 @@ def new_segment(tissue: Tissue, taken=()) -> Segment:
     return Segment(identifier, tissue.name, tissue.color or presets.ROLE_COLORS[tissue.role], tissue.terminology)
 
 
-def _parent(baseline: Baseline, scene):
-    if baseline.parent_transform_id is None:
-        return None
-    parent = scene.GetNodeByID(baseline.parent_transform_id) if scene else None
-    if parent is None:
-        raise ForecastError("the segmentation's transform is no longer in the scene; read the segmentation again")
-    return parent
-
-
-def _segment_ids(node, wanted, what: str) -> list[str]:
+def ids_of(node, wanted, what: str) -> list[str]:
+    """The IDs of a segmentation's segments, or the wanted ones of them, in its order; raises ForecastError."""
     present = list(node.GetSegmentation().GetSegmentIDs()) if node.GetSegmentation() else []
     if wanted is not None:
         for identifier in wanted:

@@ -11,6 +11,7 @@ from ..engine import ForecastError
 from . import charts, segmentation
 from .geometry import Grid, grid_of, transform_between, vtk_matrix, voxel_offset
 from .labelmaps import LABELMAP
+from .maps import reading_region
 from .slices import nodes
 
 PARAMETERS, VISITS, REGIMES = "Twin parameters", "Twin visits", "Regimes compared"
@@ -38,7 +39,7 @@ def reading_visit(baseline: segmentation.Baseline, node, tissues: dict[str, int]
             "be resampled")
     labels = np.zeros(baseline.grid.shape, np.uint8)
     for identifier, index in found.items():
-        there = yield from segmentation.reading_region(baseline, node, identifier, may_be_empty=True)
+        there = yield from reading_region(baseline, node, identifier, may_be_empty=True)
         labels[there] = index
     return labels
 
